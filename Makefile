@@ -1,0 +1,65 @@
+# The verbs of this project. `make` alone lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PROTO_FLAGS := -Ikeda_scaler/pb=protos keda_scaler/pb/externalscaler.proto
+export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cache/tools/bin:$(PATH)
+
+.PHONY: help run demo test check fmt bench proto lock tools clean
+
+help:  ## list the verbs
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+
+run: $(VENV)/runtime  ## install, and run the scaler with its embedded simulated engine
+	@exec $(BIN)/keda-scaler serve --demo
+
+demo: $(VENV)/runtime  ## install, and watch a model scale from 0 to N and back
+	@exec $(BIN)/keda-scaler demo
+
+test: check tools  ## install everything, and run all that CI runs
+	$(BIN)/coverage run -m pytest tests/core tests/engines
+	$(BIN)/coverage report
+	$(BIN)/pytest -n 2 --dist loadgroup --ignore tests/core --ignore tests/engines
+
+check: $(VENV)/dev  ## format, lint, types, layers, generated code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	tools/check-stubs
+
+fmt: $(VENV)/dev  ## format, and mend what can be mended
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev  ## throughput and latency beside a bare server, in the same run
+	$(BIN)/python benchmarks/unary.py
+
+proto: $(VENV)/dev  ## generate keda_scaler/pb
+	$(BIN)/python -m grpc_tools.protoc --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. $(PROTO_FLAGS)
+
+lock: $(VENV)/dev  ## pin requirements/, with hashes
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements/runtime.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
+
+tools: .cache/tools/bin/prometheus  ## fetch what tests use beside Python
+
+.cache/tools/bin/prometheus: tools/fetch-prometheus
+	tools/fetch-prometheus $@
+
+$(VENV)/runtime: requirements/runtime.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --require-hashes -r requirements/runtime.txt
+	$(PIP) install --no-deps -e .
+	@touch $@
+
+$(VENV)/dev: requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --require-hashes -r requirements/dev.txt
+	$(PIP) install --no-deps -e .
+	@touch $@ $(VENV)/runtime
+
+clean:  ## remove what the verbs above made
+	rm -rf $(VENV) .cache build dist .coverage
