@@ -1,0 +1,202 @@
+"""The decision: active, idle or unknown, plus an answer per metric, plus the reason.
+
+Made from one snapshot at one instant, by the table of the three answers in docs/architecture.md.
+Time and readings decide; how often it is asked for does not.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import assert_never
+
+from keda_scaler.core.activity import Memory, Quiet, Unknown, Work, judge
+from keda_scaler.core.demand import report
+from keda_scaler.core.readings import Missing, Snapshot
+from keda_scaler.core.signals import Signal
+from keda_scaler.core.trigger import Metric, Trigger
+
+
+class State(StrEnum):
+    """The three answers."""
+
+    ACTIVE = "active"
+    IDLE = "idle"
+    UNKNOWN = "unknown"
+
+
+class Reason(StrEnum):
+    """Why the state is what it is."""
+
+    WORK = "work"
+    """Readings show work."""
+
+    SETTLING = "settling"
+    """Proof of idleness holds, but not for `idleSeconds` yet."""
+
+    PROVEN_IDLE = "proven-idle"
+    """Proof of idleness has held for `idleSeconds`."""
+
+    HOLD = "hold"
+    """Activity is unknown while replicas are known to run: they are left alone."""
+
+    NEVER_KNOWN = "never-known"
+    """Activity was never known."""
+
+    HOLD_OVER = "hold-over"
+    """Activity has been unknown for longer than `holdSeconds`."""
+
+    NO_HOLD = "no-hold"
+    """Activity is unknown, and there is nothing to hold or `onUnknown` says error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A metric's value."""
+
+    number: float
+    """From 0 to below 1e12."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """No value and no error: KEDA and the HPA leave the replicas alone."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """An error: unknown, and not (or no longer) held."""
+
+    text: str
+
+
+Answer = Reported | Held | Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the scaler says of a target."""
+
+    state: State
+    reason: Reason
+    text: str
+    """The reason in words, for people; no secret and no time, because it may end up in an Event."""
+
+    answers: Mapping[Signal, Answer]
+    """One for each metric of the trigger."""
+
+    until: float
+    """When this decision may change although nothing new is read, in monotonic seconds."""
+
+
+def decide(trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float) -> Decision:
+    """Decide about a target; `memory` must have been told of every change of the snapshot."""
+    state, reason, text = _state(trigger, snapshot, memory, now)
+    answers = {
+        metric.signal: _answer(metric, trigger, snapshot, now, (state, reason, text))
+        for metric in trigger.metrics
+    }
+    return Decision(state, reason, text, answers, _until(trigger, snapshot, memory, now))
+
+
+def _state(
+    trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float
+) -> tuple[State, Reason, str]:
+    verdict = judge(trigger, snapshot, now)
+    match verdict:
+        case Work(text=text):
+            return State.ACTIVE, Reason.WORK, text
+        case Quiet():
+            since = now if memory.idle_since is None else memory.idle_since
+            if now >= since + trigger.idle_seconds:
+                return State.IDLE, Reason.PROVEN_IDLE, "no work"
+            text = f"no work, but not for idleSeconds ({trigger.idle_seconds:g}) yet"
+            return State.ACTIVE, Reason.SETTLING, text
+        case Unknown(text=text):
+            return _unknown(trigger, snapshot, memory, now, text)
+        case _:
+            assert_never(verdict)
+
+
+def _unknown(
+    trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float, missing: str
+) -> tuple[State, Reason, str]:
+    if memory.known_until is None:
+        return State.UNKNOWN, Reason.NEVER_KNOWN, f"activity was never known: {missing}"
+    since = min(memory.known_until, now)
+    text = f"activity unknown for {_coarsely(since, now)}: {missing}"
+    if trigger.on_unknown == "error" or not snapshot.replicas:
+        return State.UNKNOWN, Reason.NO_HOLD, text
+    if now >= since + trigger.hold_seconds:
+        return State.UNKNOWN, Reason.HOLD_OVER, f"{text} (held for {trigger.hold_seconds:g} s)"
+    return State.ACTIVE, Reason.HOLD, text
+
+
+def _answer(
+    metric: Metric,
+    trigger: Trigger,
+    snapshot: Snapshot,
+    now: float,
+    why: tuple[State, Reason, str],
+) -> Answer:
+    state, reason, text = why
+    if state is State.UNKNOWN:
+        return Unavailable(text)
+    reported = report(metric, trigger, snapshot, now)
+    if not isinstance(reported, Missing):
+        return Reported(reported)
+    since = _known_until(metric.signal, trigger, snapshot)
+    if reason is Reason.HOLD:
+        return Held(f"{metric.signal} unknown: {reported.reason}")
+    if since is None:
+        return Unavailable(f"{metric.signal} was never known: {reported.reason}")
+    text = f"{metric.signal} unknown for {_coarsely(since, now)}: {reported.reason}"
+    held = trigger.on_unknown == "hold" and now < since + trigger.hold_seconds
+    return Held(text) if held else Unavailable(text)
+
+
+def _known_until(signal: Signal, trigger: Trigger, snapshot: Snapshot) -> float | None:
+    """Say until when at least one replica that counts had a fresh value; None: none ever had."""
+    return max(
+        (
+            replica.values[signal].at + trigger.stale_after
+            for replica in snapshot.replicas
+            if signal in replica.values and not replica.replica.terminating
+        ),
+        default=None,
+    )
+
+
+_STEPS = (
+    (3600.0, "over an hour"),
+    (900.0, "over 15 minutes"),
+    (300.0, "over 5 minutes"),
+    (60.0, "over a minute"),
+)
+
+
+def _coarsely(since: float, now: float) -> str:
+    """Say a duration in few steps: Kubernetes counts Events with the same text as one."""
+    return next((text for step, text in _STEPS if now >= since + step), "less than a minute")
+
+
+def _until(trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float) -> float:
+    """Find the next instant at which time alone may change the decision."""
+    instants: set[float] = set()
+    unknown_since: set[float] = set()
+    if snapshot.listed_at is not None:
+        instants.add(snapshot.listed_at + trigger.stale_after)
+    for replica in snapshot.replicas:
+        lapses = {value.at + trigger.stale_after for value in replica.values.values()}
+        instants |= lapses
+        unknown_since |= lapses
+    if memory.idle_since is not None:
+        instants.add(memory.idle_since + trigger.idle_seconds)
+    if memory.known_until is not None:
+        unknown_since.add(memory.known_until)
+    for since in unknown_since:
+        instants.add(since + trigger.hold_seconds)
+        instants.update(since + step for step, _ in _STEPS)
+    return min((instant for instant in instants if instant > now), default=math.inf)

@@ -1,0 +1,85 @@
+"""Readings: what is known of each replica, and what is not.
+
+Unknown is never a number: a reading is a `Value`, or it is `Missing` and says why.
+Times are monotonic seconds of this process, and say when something was *measured*.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from keda_scaler.core.signals import Signal
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One signal of one replica, measured."""
+
+    number: float
+    """In the signal's own unit (see `Signal`); finite, at least 0."""
+
+    at: float
+    """When it was measured, in monotonic seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Nothing was measured."""
+
+    reason: str
+    """Why not; short, no secret and no time, because it may end up in a Kubernetes Event."""
+
+
+Reading = Value | Missing
+Readings = Mapping[Signal, Reading]
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A replica of the model server that a source lists, whether or not it answers."""
+
+    name: str
+    """Unique within its target: the pod's name where there is one, else the address."""
+
+    ready: bool = True
+    """False while it loads."""
+
+    terminating: bool = False
+    """True while it shuts down and still serves the requests that it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaReadings:
+    """A listed replica and what is known of it."""
+
+    replica: Replica
+
+    values: Mapping[Signal, Value]
+    """The newest value of each signal, however old it is."""
+
+    problems: Mapping[Signal, Missing]
+    """Why the latest poll gave no value, for those signals where it gave none."""
+
+    def fresh(self, signal: Signal, now: float, stale_after: float) -> Value | None:
+        """Give the newest value, or None when there is none or it is too old to believe."""
+        value = self.values.get(signal)
+        return value if value is not None and now < value.at + stale_after else None
+
+    def problem(self, signal: Signal) -> str:
+        """Say why there is no fresh value, for people."""
+        problem = self.problems.get(signal)
+        why = problem.reason if problem else "not read yet" if not self.values else "no news"
+        return f"{self.replica.name}: {why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All readings of a target at one instant."""
+
+    replicas: tuple[ReplicaReadings, ...] = ()
+    """Every listed replica, ordered by name."""
+
+    listed_at: float | None = None
+    """As of when the list of replicas is confirmed; None: it was never known."""
+
+    problem: str | None = None
+    """Why the replicas could not be listed the last time; None: they were."""

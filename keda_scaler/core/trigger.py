@@ -1,0 +1,285 @@
+"""Triggers: the metadata of a KEDA trigger, parsed and validated once.
+
+Keys are camelCase and every value arrives as a string, as KEDA sends it. All problems of a trigger
+are reported at once; each names the key, what was given and what is accepted.
+"""
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from keda_scaler.core.addresses import AddressRules
+from keda_scaler.core.signals import Signal
+from keda_scaler.core.values import (
+    SHOWN,
+    choice,
+    number,
+    one_of,
+    parse_endpoints,
+    parse_path,
+    parse_port,
+    parse_selector,
+    parse_server_address,
+    ratio,
+    text,
+)
+from keda_scaler.errors import TriggerError
+
+KEDA_KEYS = frozenset(
+    {"scalerAddress", "enableTLS", "unsafeSsl", "caCert", "tlsClientCert", "tlsClientKey"}
+)
+"""Keys that KEDA reads itself and passes on with the rest."""
+
+NOT_YET = frozenset(
+    {
+        *("activationGpuUtilization", "targetGpuUtilization"),
+        *("targetTtftSeconds", "targetItlSeconds", "targetLatencySeconds"),
+        *("latencyQuantile", "latencyWindowSeconds", "coldStartSeconds"),
+        *("wakeFrom", "wakeService", "wakePort", "wakePath", "wakeQuery"),
+        *("queueDepthQuery", "concurrencyQuery", "gpuMemoryQuery", "latencyQuery"),
+    }
+)
+"""Keys of the public contract whose signal or source this version does not have."""
+
+_ENGINES_NOT_YET = frozenset(
+    {"sglang", "tgi", "triton", "tensorrt-llm", "trtllm-serve", "nim", "dynamo", "lmdeploy"}
+    | {"llama.cpp", "llamacpp", "reports"}
+)
+
+DEFAULT_QUEUE_DEPTH = 5.0
+"""Waiting requests per replica; the low end of what GKE's guide for inference starts with (3 to 5)
+and what llm-d's autoscaler calls saturated."""
+
+DEFAULT_GPU_MEMORY_PRESSURE = 0.85
+"""Just under where a KV cache begins to preempt: llm-d's autoscaler uses 0.8, GKE's samples up to
+0.95."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric of a trigger: what GetMetricSpec returns."""
+
+    signal: Signal
+    target: float
+    """Per replica, in the signal's unit; at least 0.001, the precision of KEDA."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepts:
+    """What the server's settings let a trigger name."""
+
+    prometheus: frozenset[str] = frozenset()
+    """Names of the Prometheus servers declared in the settings."""
+
+    addresses: AddressRules = field(default_factory=AddressRules)
+
+
+_Requests = Annotated[float, number(0.001, 1e6, "a number of requests")]
+_MoreThan = Annotated[float, number(0, 1e6, "a number of requests")]
+_Pressure = Annotated[float, ratio(0.001)]
+
+
+class Trigger(BaseModel):
+    """The parsed, validated metadata of a target. Build it with `parse_trigger`."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, validate_default=False
+    )
+
+    engine: Annotated[Literal["auto", "vllm"], choice("auto", "vllm", not_yet=_ENGINES_NOT_YET)] = (
+        "auto"
+    )
+    """The dialect; `auto` detects it from the families on the page."""
+
+    service: Annotated[str, text("the name of a Service")] | None = None
+    """Kubernetes Service in the ScaledObject's own namespace."""
+
+    port: Annotated[str, BeforeValidator(parse_port)] | None = None
+    """Port of the endpoints; None: the one named `metrics`, else `http`, else the only one."""
+
+    path: Annotated[str, BeforeValidator(parse_path)] | None = None
+    """Path of the metrics page; None: the engine's, else /metrics."""
+
+    endpoints: Annotated[tuple[str, ...], BeforeValidator(parse_endpoints)] = ()
+    """Metrics URLs instead of a Service."""
+
+    prometheus: Annotated[str, text("the name of a Prometheus of the settings")] | None = None
+    """Name of a Prometheus declared in the settings."""
+
+    server_address: Annotated[str, BeforeValidator(parse_server_address)] | None = None
+    """URL of a Prometheus."""
+
+    selector: Annotated[tuple[str, ...], BeforeValidator(parse_selector)] = ()
+    """Further label matchers for Prometheus, each as PromQL writes it."""
+
+    model: Annotated[str, text("the name of a served model", longest=512)] | None = None
+    """Only series of this served model."""
+
+    target_queue_depth: _Requests | None = None
+    target_concurrency: _Requests | None = None
+    target_gpu_memory_pressure: _Pressure | None = None
+
+    gpu_memory_source: Annotated[
+        Literal["auto", "kv-cache"], choice("auto", "kv-cache", not_yet={"device"})
+    ] = "auto"
+    """Where gpu-memory-pressure comes from."""
+
+    activation_requests: _MoreThan = 0.0
+    """Active while waiting + running requests exceed this."""
+
+    activation_queue_depth: _MoreThan | None = None
+    activation_concurrency: _MoreThan | None = None
+    activation_gpu_memory_pressure: Annotated[float, ratio(0)] | None = None
+
+    idle_seconds: Annotated[float, number(0, 86400, "seconds")] = 30.0
+    """How long proof of idleness must hold; bridges gaps between polls, not KEDA's cooldown."""
+
+    poll_seconds: Annotated[float, number(1, 3600, "seconds")] = 5.0
+    """How often pages or queries are read."""
+
+    stale_seconds: Annotated[float, number(1, 86400, "seconds")] | None = None
+    """Age from which a reading is unknown; None: three polls, at least 15."""
+
+    on_unknown: Annotated[Literal["hold", "error"], choice("hold", "error")] = "hold"
+    hold_seconds: Annotated[float, number(0, 86400, "seconds")] = 900.0
+    """Longest hold."""
+
+    metric_type: Annotated[Literal["AverageValue", "Value"], choice("AverageValue", "Value")] = (
+        Field(default="AverageValue")
+    )
+    """Must equal the trigger's own metricType; decides sum or mean."""
+
+    @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What this trigger scales on, in the order of the signals; never empty."""
+        targets = {
+            Signal.QUEUE_DEPTH: self.target_queue_depth,
+            Signal.CONCURRENCY: self.target_concurrency,
+            Signal.GPU_MEMORY_PRESSURE: self.target_gpu_memory_pressure,
+        }
+        chosen = tuple(Metric(s, target) for s, target in targets.items() if target is not None)
+        return chosen or (
+            Metric(Signal.QUEUE_DEPTH, DEFAULT_QUEUE_DEPTH),
+            Metric(Signal.GPU_MEMORY_PRESSURE, DEFAULT_GPU_MEMORY_PRESSURE),
+        )
+
+    @cached_property
+    def activations(self) -> tuple[tuple[Signal, float], ...]:
+        """Thresholds of which any one, exceeded, is work: the signal and its threshold."""
+        further = {
+            Signal.QUEUE_DEPTH: self.activation_queue_depth,
+            Signal.CONCURRENCY: self.activation_concurrency,
+            Signal.GPU_MEMORY_PRESSURE: self.activation_gpu_memory_pressure,
+        }
+        return (
+            (Signal.CONCURRENCY, self.activation_requests),
+            *((signal, above) for signal, above in further.items() if above is not None),
+        )
+
+    @cached_property
+    def stale_after(self) -> float:
+        """Age in seconds from which a reading is unknown."""
+        return (
+            max(15.0, 3 * self.poll_seconds) if self.stale_seconds is None else self.stale_seconds
+        )
+
+    @classmethod
+    def key_of(cls, name: str) -> str:
+        """Spell a field as the trigger key that it is."""
+        return cls.model_fields[name].alias or name
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """Every key that is accepted, as triggers spell it."""
+        return [cls.key_of(name) for name in cls.model_fields]
+
+
+_PLACES = ("service", "endpoints", "prometheus", "serverAddress")
+
+
+def _misplaced(given: Collection[str]) -> list[str]:
+    """Find keys that do not go together."""
+    problems = []
+    places = [key for key in _PLACES if key in given]
+    if not places:
+        problems.append(f"no place to read from: give one of {one_of(_PLACES)}")
+    elif len(places) > 1:
+        problems.append(f"{' and '.join(places)}: give only one place to read from")
+    if "service" not in given:
+        problems += [f"{key}: only with service" for key in ("port", "path") if key in given]
+    if "selector" in given and not {"prometheus", "serverAddress"} & set(given):
+        problems.append("selector: only with prometheus or serverAddress")
+    return problems
+
+
+def _unknown_key(key: str, accepted: Collection[str]) -> str:
+    """Explain an unknown key without its value, which may be a secret."""
+    if key in NOT_YET:
+        return f"{key}: not supported yet"
+    near = difflib.get_close_matches(key, [*accepted, *NOT_YET], n=1, cutoff=0.7)
+    return f"{key[:SHOWN]}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+
+
+_CREDENTIALS = re.compile(r"//[^/@]*@")
+"""Credentials in a URL: refused, and not to be repeated in an Event."""
+
+
+def _wrong_value(problem: Any) -> str:
+    error = problem.get("ctx", {}).get("error")
+    given = _CREDENTIALS.sub("//...@", str(problem["input"]))[:SHOWN]
+    return f"{problem['loc'][0]}: got {given!r}; accepted: {error}"
+
+
+def _refused(trigger: Trigger, accepts: Accepts) -> list[str]:
+    """Find what the server's settings do not allow, and values that contradict each other."""
+    problems = []
+    if trigger.prometheus and trigger.prometheus not in accepts.prometheus:
+        known = ", ".join(sorted(accepts.prometheus)) or "none; start the server with --prometheus"
+        problems.append(f"prometheus: got {trigger.prometheus!r}; accepted: {known}")
+    addresses = [("endpoints", url) for url in trigger.endpoints]
+    if trigger.server_address:
+        addresses.append(("serverAddress", trigger.server_address))
+    problems += [
+        f"{key}: {url[:SHOWN]!r} is not an address that the server's settings allow "
+        "(--allow-address)"
+        for key, url in addresses
+        if accepts.addresses.refuses_host(urlsplit(url).hostname or "")
+    ]
+    if trigger.stale_after < trigger.poll_seconds:
+        problems.append(
+            f"staleSeconds: got {trigger.stale_after:g}; accepted: at least pollSeconds "
+            f"({trigger.poll_seconds:g})"
+        )
+    return problems
+
+
+def parse_trigger(metadata: Mapping[str, str], accepts: Accepts) -> Trigger:
+    """Read a trigger's metadata.
+
+    Raises:
+        TriggerError: with every problem of it.
+
+    """
+    given = {key: value for key, value in metadata.items() if key not in KEDA_KEYS}
+    accepted = Trigger.keys()
+    problems = [_unknown_key(key, accepted) for key in sorted(given.keys() - set(accepted))]
+    known = {key: value for key, value in given.items() if key in accepted}
+    try:
+        trigger = Trigger.model_validate(known)
+    except ValidationError as error:
+        wrong = error.errors()
+        problems += [_wrong_value(problem) for problem in wrong]
+        # The rest is checked too, so that all problems are reported at once.
+        right = known.keys() - {problem["loc"][0] for problem in wrong}
+        trigger = Trigger.model_validate({key: known[key] for key in right})
+    problems += _misplaced(known) + _refused(trigger, accepts)
+    if problems:
+        raise TriggerError(problems)
+    return trigger

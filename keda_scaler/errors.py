@@ -1,0 +1,60 @@
+"""Everything that can go wrong, as one tree.
+
+    KedaScalerError
+    ├── TriggerError          a trigger's metadata is wrong; lists every problem at once
+    ├── UnknownMetricError    a metric was asked for that the trigger does not have
+    ├── UnavailableError      the answer is unknown, and holding is not (or no longer) an option
+    ├── TooManyTargetsError   the cap on targets is reached
+    ├── SettingsError         the server's own settings are wrong
+    ├── SourceError           a source could not be read; becomes a Missing reading, never an answer
+    │   └── PageError         a page was answered, and is not one that we can read
+    └── ScaledObjectError     a ScaledObject manifest cannot be used by the command line
+
+Which gRPC status each of these becomes is one table, in `keda_scaler/rpc/status.py`.
+"""
+
+from collections.abc import Sequence
+
+
+class KedaScalerError(Exception):
+    """Anything that this package raises on purpose."""
+
+
+class TriggerError(KedaScalerError):
+    """A trigger's metadata is wrong; `problems` name the key, what was given, what is accepted."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(problems))
+
+
+class UnknownMetricError(KedaScalerError):
+    """A metric was asked for that the trigger does not have."""
+
+
+class UnavailableError(KedaScalerError):
+    """The answer is unknown, and holding is not, or no longer, an option."""
+
+
+class TooManyTargetsError(KedaScalerError):
+    """The cap on targets is reached."""
+
+
+class SettingsError(KedaScalerError):
+    """The server's own settings are wrong."""
+
+
+class SourceError(KedaScalerError):
+    """A source could not be read.
+
+    The text is short and free of secrets and times: it ends up in answers to KEDA and so in
+    Kubernetes Events.
+    """
+
+
+class PageError(SourceError):
+    """A page was answered, and is not one that we can read."""
+
+
+class ScaledObjectError(KedaScalerError):
+    """A ScaledObject manifest cannot be used by the command line."""

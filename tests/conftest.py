@@ -1,0 +1,15 @@
+"""What every test runs under."""
+
+import asyncio
+import os
+
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None, max_examples=100)
+settings.register_profile("ci", deadline=None, max_examples=200, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def pytest_configure() -> None:
+    """Leave no event loop behind that a test did not ask for: it would count as leaked."""
+    asyncio.set_event_loop(None)

@@ -1,0 +1,133 @@
+"""Activity: evidence of work, proof of idleness, or unknown."""
+
+import math
+
+import pytest
+
+from keda_scaler.core.activity import Memory, Quiet, Unknown, Work, judge, remember
+from keda_scaler.core.readings import Snapshot
+from readings_for_tests import replica, snapshot, trigger
+
+
+def test_any_request_is_work() -> None:
+    """One running request is evidence, whatever else is unknown."""
+    known = snapshot(replica("a", running=1), replica("b", None))
+
+    assert judge(trigger(), known, 1.0) == Work("concurrency is above 0", 15.0)
+
+
+def test_requests_of_all_replicas_add_up() -> None:
+    """activationRequests is a threshold on the sum."""
+    known = snapshot(replica("a", waiting=1, running=1), replica("b", running=1))
+
+    assert isinstance(judge(trigger(activationRequests="2"), known, 1.0), Work)
+    assert isinstance(judge(trigger(activationRequests="3"), known, 1.0), Quiet)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"activationQueueDepth": "1"},
+        {"activationConcurrency": "2"},
+        {"activationGpuMemoryPressure": "50%"},
+    ],
+)
+def test_any_one_threshold_suffices(keys: dict[str, str]) -> None:
+    """Each activation key makes work of what exceeds it."""
+    known = snapshot(replica("a", waiting=2, running=1, kv=0.6), replica("b"))
+
+    assert isinstance(judge(trigger(activationRequests="100", **keys), known, 1.0), Work)
+
+
+def test_a_ratio_is_not_summed_over_replicas() -> None:
+    """Two half-full caches are not one full cache."""
+    known = snapshot(replica("a", kv=0.4), replica("b", kv=0.4))
+    asks = trigger(activationRequests="100", activationGpuMemoryPressure="0.5")
+
+    assert isinstance(judge(asks, known, 1.0), Quiet)
+
+
+def test_proof_needs_every_listed_replica() -> None:
+    """A replica that never answered, or not for too long, leaves idleness unproven."""
+    never = snapshot(replica("a", at=9.0), replica("b", None), listed_at=9.0)
+    stale = snapshot(replica("a", at=9.0), replica("b", at=-6.0), listed_at=9.0)
+
+    assert judge(trigger(), never, 9.0) == Unknown("b: no answer within 5 s")
+    assert judge(trigger(), stale, 9.0) == Unknown("b: no news")
+
+
+def test_proof_includes_terminating_and_loading_replicas() -> None:
+    """What still serves may still work; what loads has not answered."""
+    leaving = snapshot(replica("a", running=1, terminating=True))
+    loading = snapshot(replica("a"), replica("b", None, ready=False))
+
+    assert isinstance(judge(trigger(), leaving, 1.0), Work)
+    assert isinstance(judge(trigger(), loading, 1.0), Unknown)
+
+
+def test_proof_needs_a_fresh_list() -> None:
+    """Replicas that answer idle prove nothing when there may be others."""
+    known = snapshot(replica("a", at=20.0), listed_at=0.0)
+
+    assert judge(trigger(), known, 20.0) == Unknown("the list of replicas is not confirmed")
+
+
+def test_no_replicas_is_quiet() -> None:
+    """An empty list that is known is no error."""
+    assert judge(trigger(), snapshot(), 1.0) == Quiet(15.0)
+
+
+def test_never_listed_is_unknown() -> None:
+    """Nothing read yet is not the same as nothing there."""
+    assert judge(trigger(), Snapshot(problem="forbidden"), 1.0) == Unknown("forbidden")
+
+
+def test_evidence_lasts_as_long_as_the_readings_it_needs() -> None:
+    """2 requests measured at 10 s and 3 at 12 s exceed 4 as of 10 s, and 2 as of 12 s."""
+    known = snapshot(
+        replica("a", running=2, at=10.0), replica("b", running=3, at=12.0), listed_at=12.0
+    )
+
+    assert judge(trigger(activationRequests="4"), known, 12.0) == Work(
+        "concurrency is above 4", 25.0
+    )
+    assert judge(trigger(activationRequests="2"), known, 12.0) == Work(
+        "concurrency is above 2", 27.0
+    )
+
+
+def test_idleness_is_counted_from_where_proof_began() -> None:
+    """Proof that goes on keeps its beginning; work, a gap or doubt end it."""
+    idle = [snapshot(replica(at=t), listed_at=t) for t in (0.0, 5.0, 10.0, 40.0)]
+    memory = remember(Memory(), trigger(), idle[0], 0.0)
+    memory = remember(memory, trigger(), idle[1], 5.0)
+
+    assert remember(memory, trigger(), idle[2], 10.0).idle_since == 0.0
+    assert remember(memory, trigger(), idle[3], 40.0).idle_since == 40.0
+    busy = remember(memory, trigger(), snapshot(replica(running=1, at=6.0), listed_at=6.0), 6.0)
+    assert busy.idle_since is None
+    assert remember(busy, trigger(), idle[2], 10.0).idle_since == 10.0
+    doubt = remember(memory, trigger(), snapshot(replica("a", None), listed_at=6.0), 6.0)
+    assert doubt == Memory(known_until=6.0)
+
+
+def test_a_target_that_never_had_a_replica_is_idle_at_once() -> None:
+    """Nothing runs that could be put to sleep; a scaler that starts must not wake it either."""
+    assert remember(Memory(), trigger(), snapshot(), 3.0).idle_since == -math.inf
+
+
+def test_a_target_whose_replicas_are_gone_is_proven_idle_first() -> None:
+    """A list that became empty is proof like any other: from now on."""
+    memory = remember(Memory(), trigger(), snapshot(replica(running=1)), 0.0)
+
+    assert remember(memory, trigger(), snapshot(listed_at=3.0), 3.0).idle_since == 3.0
+
+
+def test_unknown_begins_when_knowledge_lapsed() -> None:
+    """Since when activity is unknown is known exactly, with or without news."""
+    memory = remember(Memory(), trigger(), snapshot(replica()), 0.0)
+    assert memory.known_until == 15.0
+
+    unread = snapshot(replica("a", None), listed_at=50.0)
+    assert remember(memory, trigger(), unread, 50.0).known_until == 15.0
+    assert remember(memory, trigger(), unread, 4.0).known_until == 4.0
