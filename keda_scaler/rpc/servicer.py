@@ -1,0 +1,204 @@
+"""The five calls of the external scaler.
+
+No handler waits for anything outside the process, but for the first reading of a new target: KEDA
+sets no deadline and holds a lock while it asks.
+"""
+
+import asyncio
+import contextlib
+import functools
+import random
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+
+from keda_scaler.core.decision import State
+from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
+from keda_scaler.errors import KedaScalerError, TriggerError
+from keda_scaler.pb import externalscaler_pb2 as pb
+from keda_scaler.pb.externalscaler_pb2_grpc import ExternalScalerServicer
+from keda_scaler.rpc.convert import to_activity, to_metric_specs, to_metrics, to_signal
+from keda_scaler.rpc.status import status_of
+from keda_scaler.store import MAX_TARGETS, Store, Target
+from keda_scaler.telemetry import Telemetry
+
+FIRST_READING_SECONDS = 1.0
+"""Longest wait for the first reading of a new target."""
+
+REPEAT_SECONDS = 5.0
+"""How often an active state is pushed again: KEDA drops one that it gets too early."""
+
+PUSH_SECONDS = 1.0
+"""Shortest time between two pushes of a stream: KEDA patches the ScaledObject's status for each."""
+
+_log = structlog.get_logger()
+_Response = TypeVar("_Response", bound=Message)
+_Context = grpc.aio.ServicerContext[Any, Any]
+_Unary = Callable[[Any, Any, _Context], Awaitable[_Response]]
+_Stream = Callable[[Any, Any, _Context], AsyncGenerator[_Response, None]]
+
+
+async def _fail(error: Exception, method: str, context: _Context) -> None:
+    """End a call with the status of an error. Raises, always."""
+    if isinstance(error, KedaScalerError):
+        await context.abort(status_of(error), str(error))
+    _log.error("a call failed by our fault; please report it", rpc=method, exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, "internal error, see the scaler's log")
+
+
+def _unary(handler: _Unary[_Response]) -> _Unary[_Response]:
+    """Count a call, and turn our errors into its status."""
+    method = handler.__name__
+
+    @functools.wraps(handler)
+    async def call(self: "Servicer", request: Any, context: _Context) -> _Response:
+        try:
+            response = await handler(self, request, context)
+        except Exception as error:
+            self.telemetry.rpc_failed(method, error)
+            await _fail(error, method, context)
+            raise
+        self.telemetry.rpc_answered(method)
+        return response
+
+    return call
+
+
+def _stream(handler: _Stream[_Response]) -> _Stream[_Response]:
+    """Count a stream, and turn our errors into its status."""
+    method = handler.__name__
+
+    @functools.wraps(handler)
+    async def call(
+        self: "Servicer", request: Any, context: _Context
+    ) -> AsyncGenerator[_Response, None]:
+        try:
+            async with contextlib.aclosing(handler(self, request, context)) as responses:
+                async for response in responses:
+                    yield response
+        except Exception as error:  # noqa: BLE001  # _fail ends the call with it
+            self.telemetry.rpc_failed(method, error)
+            await _fail(error, method, context)
+        self.telemetry.rpc_answered(method)
+
+    return call
+
+
+class Triggers:
+    """Metadata to triggers, remembered: KEDA sends the same metadata with every call."""
+
+    def __init__(self, accepts: Accepts) -> None:
+        self._accepts = accepts
+        self._known: OrderedDict[frozenset[tuple[str, str]], Trigger | TriggerError] = OrderedDict()
+
+    def parse(self, metadata: Mapping[str, str]) -> Trigger:
+        """Parse metadata; see `parse_trigger`."""
+        key = frozenset(metadata.items())
+        known = self._known.get(key)
+        if known is None:
+            try:
+                known = parse_trigger(metadata, self._accepts)
+            except TriggerError as error:
+                known = error
+            self._known[key] = known
+            if len(self._known) > MAX_TARGETS:
+                self._known.popitem(last=False)
+        if isinstance(known, TriggerError):
+            raise TriggerError(known.problems)
+        return known
+
+
+class Servicer(ExternalScalerServicer):
+    """Answers KEDA from the store."""
+
+    def __init__(self, store: Store, accepts: Accepts, telemetry: Telemetry) -> None:
+        self.telemetry = telemetry
+        self._store = store
+        self._triggers = Triggers(accepts)
+        self._stopping = asyncio.Event()
+
+    def end_streams(self) -> None:
+        """End every open stream, and every later one, with OK: KEDA then comes back soon."""
+        self._stopping.set()
+        self._store.wake()
+
+    @_unary
+    async def GetMetricSpec(
+        self, request: pb.ScaledObjectRef, context: _Context
+    ) -> pb.GetMetricSpecResponse:
+        """Give the metrics of a trigger, a function of its metadata alone."""
+        return to_metric_specs(self._triggers.parse(request.scalerMetadata))
+
+    @_unary
+    async def GetMetrics(
+        self, request: pb.GetMetricsRequest, context: _Context
+    ) -> pb.GetMetricsResponse:
+        """Give the value of one metric."""
+        signal = to_signal(
+            self._triggers.parse(request.scaledObjectRef.scalerMetadata), request.metricName
+        )
+        target = await self._target(request.scaledObjectRef)
+        return to_metrics(target.decision_for_metrics(), signal)
+
+    @_unary
+    async def IsActive(self, request: pb.ScaledObjectRef, context: _Context) -> pb.IsActiveResponse:
+        """Say whether there is work."""
+        target = await self._target(request)
+        return to_activity(target.decision_for_activity())
+
+    @_stream
+    async def StreamIsActive(
+        self, request: pb.ScaledObjectRef, context: _Context
+    ) -> AsyncGenerator[pb.IsActiveResponse, None]:
+        """Push the state at once, at every change, and again from time to time while active."""
+        target = await self._target(request)
+        target.streams += 1
+        told: State | None = None
+        try:
+            while not self._stopping.is_set():
+                state = target.decision().state
+                if state is State.UNKNOWN or (state is told and state is State.IDLE):
+                    await target.changed()
+                    continue
+                told = state
+                yield pb.IsActiveResponse(result=state is State.ACTIVE)
+                await self._pause(PUSH_SECONDS)
+                await self._next(target, told)
+        finally:
+            target.streams -= 1
+
+    @_stream
+    async def StreamMetricSpec(
+        self, request: pb.ScaledObjectRef, context: _Context
+    ) -> AsyncGenerator[pb.GetMetricSpecResponse, None]:
+        """Send the specs on open. They are a function of the metadata, and so never change."""
+        yield to_metric_specs(self._triggers.parse(request.scalerMetadata))
+        await self._stopping.wait()
+
+    async def _next(self, target: Target, told: State) -> None:
+        """Wait until the state differs from what was told, or an active one is due again."""
+        due = REPEAT_SECONDS * random.uniform(0.9, 1.1) - PUSH_SECONDS
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(due if told is State.ACTIVE else None):
+                while target.decision().state is told and not self._stopping.is_set():
+                    await target.changed()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, unless the server stops."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+    async def _target(self, ref: pb.ScaledObjectRef) -> Target:
+        """Find the target; wait for its first reading when it is new."""
+        trigger = self._triggers.parse(ref.scalerMetadata)
+        target = self._store.target(ref.namespace, ref.name, ref.scalerMetadata, trigger)
+        if not target.first_reading.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_READING_SECONDS):
+                    await target.first_reading.wait()
+        return target

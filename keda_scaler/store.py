@@ -1,0 +1,244 @@
+"""The store: the newest readings of every target, and the decision they lead to.
+
+Rules
+1. Sources write, gRPC handlers read; they meet here and nowhere else.
+2. Everything happens on the event loop's thread.
+3. A decision is made anew when something was read or when its time is up, never because it was
+   asked for; whoever asks meanwhile gets the same one.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from keda_scaler.core.activity import Memory, remember
+from keda_scaler.core.decision import Decision, State, decide
+from keda_scaler.core.readings import (
+    Missing,
+    Readings,
+    Replica,
+    ReplicaReadings,
+    Snapshot,
+)
+from keda_scaler.core.signals import Signal
+from keda_scaler.core.trigger import Trigger
+from keda_scaler.errors import TooManyTargetsError
+from keda_scaler.sources.sink import Clock
+
+MAX_TARGETS = 20_000
+"""Four times the largest fleet that we measure with."""
+
+FORGET_SECONDS = 600.0
+"""A target nobody asked about for this long is dropped: KEDA never says goodbye."""
+
+PAIR_SECONDS = 0.25
+"""For this long IsActive repeats the decision of the GetMetrics before it: KEDA asks the two one
+after the other and takes them as one answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetKey:
+    """What KEDA asks about. The same ScaledObject with other metadata is another target."""
+
+    namespace: str
+    name: str
+    metadata: frozenset[tuple[str, str]]
+
+
+Observer = Callable[["Target", Decision | None, Decision], None]
+"""Called with the target, its decision before and its decision now, when the latter is new."""
+
+
+class Target:
+    """One target's readings, memory and decision. It is the `Sink` of its source."""
+
+    def __init__(self, key: TargetKey, trigger: Trigger, clock: Clock, observe: Observer) -> None:
+        self.key = key
+        self.trigger = trigger
+        self.asked_at = clock()
+        """When somebody last asked, in monotonic seconds."""
+        self.streams = 0
+        """Streams that are open on this target."""
+        self.first_reading = asyncio.Event()
+        """Set when there is an answer, or when waiting for one is pointless."""
+        self._clock = clock
+        self._observe = observe
+        self._replicas: dict[str, ReplicaReadings] = {}
+        self._listed_at: float | None = None
+        self._problem: str | None = None
+        self._memory = Memory()
+        self._decision: Decision | None = None
+        self._paired: tuple[Decision, float] | None = None
+        self._changed = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """All readings of this instant."""
+        ordered = sorted(self._replicas.items())
+        return Snapshot(tuple(known for _, known in ordered), self._listed_at, self._problem)
+
+    def listed(self, replicas: Sequence[Replica], at: float) -> None:
+        """See `Sink.listed`."""
+        known = self._replicas
+        self._replicas = {
+            replica.name: ReplicaReadings(replica, before.values, before.problems)
+            if (before := known.get(replica.name)) is not None
+            else ReplicaReadings(replica, {}, {})
+            for replica in replicas
+        }
+        self._listed_at = at if self._listed_at is None else max(self._listed_at, at)
+        self._problem = None
+        self._update()
+
+    def unlisted(self, reason: str) -> None:
+        """See `Sink.unlisted`."""
+        self._problem = reason
+        self._update()
+
+    def read(self, replica: str, readings: Readings) -> None:
+        """See `Sink.read`. A replica that is not (or no longer) listed is ignored."""
+        before = self._replicas.get(replica)
+        if before is None:
+            return
+        values = dict(before.values)
+        problems: dict[Signal, Missing] = {}
+        for signal, reading in readings.items():
+            if isinstance(reading, Missing):
+                problems[signal] = reading
+            elif signal not in values or values[signal].at <= reading.at:
+                values[signal] = reading
+        self._replicas[replica] = ReplicaReadings(before.replica, values, problems)
+        self._update()
+
+    def decision(self) -> Decision:
+        """Give the decision of this instant."""
+        decision = self._decision
+        if decision is None or self._clock() >= decision.until:
+            decision = self._decide()
+        return decision
+
+    def decision_for_metrics(self) -> Decision:
+        """Give the decision of this instant, and let IsActive repeat it for a moment."""
+        decision = self.decision()
+        self._paired = (decision, self._clock() + PAIR_SECONDS)
+        return decision
+
+    def decision_for_activity(self) -> Decision:
+        """Give the decision that GetMetrics has just told, else the one of this instant."""
+        if self._paired is not None and self._clock() < self._paired[1]:
+            return self._paired[0]
+        return self.decision()
+
+    async def changed(self) -> None:
+        """Wait for a new decision."""
+        await self._changed.wait()
+
+    def wake(self) -> None:
+        """Wake those who wait for a change."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def close(self) -> None:
+        """Stop the timer, and wake those who wait."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.wake()
+
+    def _update(self) -> None:
+        """Take a change of the readings in."""
+        snapshot = self.snapshot
+        self._memory = remember(self._memory, self.trigger, snapshot, self._clock())
+        self._decide(snapshot)
+        tried = self._problem is not None or self._listed_at is not None
+        if tried and all(known.values or known.problems for known in snapshot.replicas):
+            self.first_reading.set()
+
+    def _decide(self, snapshot: Snapshot | None = None) -> Decision:
+        now = self._clock()
+        before = self._decision
+        decision = decide(self.trigger, snapshot or self.snapshot, self._memory, now)
+        self._decision = decision
+        self._schedule(decision.until - now)
+        if decision.state is not State.UNKNOWN:
+            self.first_reading.set()
+        if before is None or told(before) != told(decision):
+            self._observe(self, before, decision)
+            self.wake()
+        return decision
+
+    def _schedule(self, seconds: float) -> None:
+        """Decide anew when time alone may change the decision, so that streams hear of it."""
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(min(seconds, FORGET_SECONDS), self._decide)
+
+
+def told(decision: Decision) -> tuple[object, ...]:
+    """Reduce a decision to what others see of it."""
+    return decision.state, decision.reason, decision.text, decision.answers
+
+
+class Store:
+    """All targets. `follow` is called with every new one and starts what reads it."""
+
+    def __init__(
+        self,
+        follow: Callable[[Target], Callable[[], None]],
+        observe: Observer,
+        clock: Clock,
+    ) -> None:
+        self._follow = follow
+        self._observe = observe
+        self._clock = clock
+        self._targets: dict[TargetKey, tuple[Target, Callable[[], None]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def states(self) -> list[State]:
+        """Give the state of every target."""
+        return [target.decision().state for target, _ in self._targets.values()]
+
+    def target(
+        self, namespace: str, name: str, metadata: Mapping[str, str], trigger: Trigger
+    ) -> Target:
+        """Find a target, or begin to follow it.
+
+        Raises:
+            TooManyTargetsError: when it is new and the cap is reached.
+
+        """
+        key = TargetKey(namespace, name, frozenset(metadata.items()))
+        found = self._targets.get(key)
+        if found is None:
+            if len(self._targets) >= MAX_TARGETS:
+                raise TooManyTargetsError(f"{MAX_TARGETS} targets are followed already")
+            target = Target(key, trigger, self._clock, self._observe)
+            found = (target, self._follow(target))
+            self._targets[key] = found
+        found[0].asked_at = self._clock()
+        return found[0]
+
+    def forget(self) -> None:
+        """Drop the targets that nobody asked about for `FORGET_SECONDS`."""
+        now = self._clock()
+        for key, (target, stop) in list(self._targets.items()):
+            if not target.streams and now >= target.asked_at + FORGET_SECONDS:
+                del self._targets[key]
+                stop()
+                target.close()
+
+    def wake(self) -> None:
+        """Wake everybody who waits for a change of any target."""
+        for target, _ in self._targets.values():
+            target.wake()
+
+    def close(self) -> None:
+        """Drop every target."""
+        for target, stop in self._targets.values():
+            stop()
+            target.close()
+        self._targets.clear()

@@ -1,0 +1,119 @@
+"""What the scaler tells of itself: its metrics and its log."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterable
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from keda_scaler.core.decision import Decision, State
+from keda_scaler.errors import KedaScalerError
+from keda_scaler.store import Target
+
+_log = structlog.get_logger()
+
+
+def configure_logging() -> None:
+    """Log one JSON object a line, or readable lines when a person watches."""
+    readable = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info if not readable else structlog.dev.set_exc_info,
+            structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+class _Targets(Collector):
+    """How many targets are in which state, counted when asked."""
+
+    def __init__(self, states: Callable[[], Iterable[State]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "keda_scaler_targets", "Targets that are followed, by their state.", labels=["state"]
+        )
+        counts = dict.fromkeys(State, 0)
+        for state in self._states():
+            counts[state] += 1
+        for state, count in counts.items():
+            family.add_metric([state], count)
+        yield family
+
+
+class Telemetry:
+    """The scaler's own metrics. Labels are closed sets: nothing that a trigger says becomes one."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._rpcs = Counter(
+            "keda_scaler_rpcs_total",
+            "Calls of KEDA, by method and result (ok, or the kind of error).",
+            ["method", "result"],
+            registry=self.registry,
+        )
+        self._reads = Histogram(
+            "keda_scaler_read_seconds",
+            "Time that reading a page or a Prometheus took, by source and result.",
+            ["source", "result"],
+            buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10),
+            registry=self.registry,
+        )
+        self._decisions = Counter(
+            "keda_scaler_decisions_total",
+            "Changes of a target's state or reason, by what they became.",
+            ["state", "reason"],
+            registry=self.registry,
+        )
+        self._answered: dict[str, Counter] = {}
+
+    def count_targets(self, states: Callable[[], Iterable[State]]) -> None:
+        """Show how many targets are in which state."""
+        self.registry.register(_Targets(states))
+
+    def rpc_answered(self, method: str) -> None:
+        """Count a call that was answered. On the hot path: the labels are looked up once."""
+        child = self._answered.get(method)
+        if child is None:
+            child = self._answered[method] = self._rpcs.labels(method, "ok")
+        child.inc()
+
+    def rpc_failed(self, method: str, error: Exception) -> None:
+        """Count a call that ended with an error."""
+        kind = type(error).__name__ if isinstance(error, KedaScalerError) else "internal"
+        self._rpcs.labels(method, kind).inc()
+
+    def read(self, source: str, result: str, seconds: float) -> None:
+        """Count one reading of a page or a Prometheus: result is `ok` or `error`."""
+        self._reads.labels(source, result).observe(seconds)
+
+    def decided(self, target: Target, before: Decision | None, decision: Decision) -> None:
+        """Log a decision whose state or reason changed: one line with the reason."""
+        if before is not None and (before.state, before.reason) == (
+            decision.state,
+            decision.reason,
+        ):
+            return
+        self._decisions.labels(decision.state, decision.reason).inc()
+        _log.info(
+            "decision",
+            namespace=target.key.namespace,
+            name=target.key.name,
+            state=decision.state.value,
+            reason=decision.reason.value,
+            text=decision.text,
+            answers={signal.value: str(answer) for signal, answer in decision.answers.items()},
+        )
+
+    def exposition(self) -> bytes:
+        """Render all metrics as text."""
+        return generate_latest(self.registry)

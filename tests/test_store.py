@@ -1,0 +1,254 @@
+"""The store: what sources write is what handlers read."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from keda_scaler import engines, store
+from keda_scaler.core.decision import Decision, Reason, Reported, State
+from keda_scaler.core.readings import Readings, Replica, Value
+from keda_scaler.core.signals import Signal
+from keda_scaler.core.trigger import Accepts, parse_trigger
+from keda_scaler.errors import TooManyTargetsError
+from keda_scaler.store import FORGET_SECONDS, PAIR_SECONDS, Store, Target
+
+METADATA = {"service": "llama", "idleSeconds": "10"}
+TRIGGER = parse_trigger(METADATA, Accepts())
+
+
+class Clock:
+    """Time that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Fleet:
+    """A store, and what it did."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.observed: list[Decision] = []
+        self.stopped: list[str] = []
+        self.store = Store(self._follow, self._observe, self.clock)
+
+    def _follow(self, target: Target) -> Callable[[], None]:
+        return lambda: self.stopped.append(target.key.name)
+
+    def _observe(self, _: Target, __: Decision | None, decision: Decision) -> None:
+        self.observed.append(decision)
+
+    def target(self, name: str = "llama") -> Target:
+        return self.store.target("default", name, METADATA, TRIGGER)
+
+
+@pytest.fixture
+async def fleet() -> Fleet:
+    return Fleet()
+
+
+def reading(waiting: float, at: float) -> Readings:
+    return dict.fromkeys(Signal, Value(waiting, at))
+
+
+async def test_a_reading_becomes_a_decision(fleet: Fleet) -> None:
+    """What a source reads is what the next call gets."""
+    target = fleet.target()
+    assert target.decision().reason is Reason.NEVER_KNOWN
+
+    target.listed([Replica("a")], fleet.clock.now)
+    target.read("a", reading(0.5, fleet.clock.now))
+
+    decision = target.decision()
+    assert decision.reason is Reason.WORK
+    assert decision.answers[Signal.QUEUE_DEPTH] == Reported(0.5)
+
+
+async def test_the_same_question_finds_the_same_target(fleet: Fleet) -> None:
+    """State belongs to (namespace, name, metadata), not to a call or a stream."""
+    other = fleet.store.target("default", "llama", METADATA | {"model": "m"}, TRIGGER)
+
+    assert fleet.target() is fleet.target()
+    assert other is not fleet.target()
+    assert len(fleet.store) == 2
+
+
+async def test_time_alone_changes_the_decision(fleet: Fleet) -> None:
+    """Idle seconds pass and readings go stale without anything being read."""
+    target = fleet.target()
+    for seconds in (0, 10):
+        fleet.clock.now = 1000.0 + seconds
+        target.listed([Replica("a")], fleet.clock.now)
+        target.read("a", reading(0, fleet.clock.now))
+    assert target.decision().state is State.IDLE
+
+    fleet.clock.now += TRIGGER.stale_after
+    assert target.decision().reason is Reason.HOLD
+
+
+async def test_asking_changes_nothing(fleet: Fleet) -> None:
+    """One target is asked all the time, one never; both decide the same."""
+    asked, quiet = fleet.target("asked"), fleet.target("quiet")
+    for _ in range(30):
+        fleet.clock.now += 1.0
+        for target in (asked, quiet):
+            if int(fleet.clock.now) % 5 == 0:
+                target.listed([Replica("a")], fleet.clock.now)
+                target.read("a", reading(0, fleet.clock.now))
+        asked.decision_for_metrics()
+        asked.decision_for_activity()
+
+    assert asked.decision() == quiet.decision()
+
+
+async def test_replicas_may_answer_in_any_order(fleet: Fleet) -> None:
+    """The order in which readings come does not matter."""
+    one, other = fleet.target("one"), fleet.target("other")
+    for target, order in ((one, "ab"), (other, "ba")):
+        target.listed([Replica(name) for name in order], fleet.clock.now)
+        for name in order:
+            target.read(name, reading({"a": 1.0, "b": 0.25}[name], fleet.clock.now))
+
+    assert one.decision() == other.decision()
+
+
+async def test_an_older_reading_never_replaces_a_newer_one(fleet: Fleet) -> None:
+    """Prometheus may answer late."""
+    target = fleet.target()
+    target.listed([Replica("a")], fleet.clock.now)
+    target.read("a", reading(7, fleet.clock.now))
+    target.read("a", reading(0, fleet.clock.now - 1))
+
+    assert target.decision().answers[Signal.QUEUE_DEPTH] == Reported(7.0)
+
+
+async def test_a_replica_keeps_its_reading_until_stale(fleet: Fleet) -> None:
+    """A replica that does not answer once replays what it said before."""
+    target = fleet.target()
+    target.listed([Replica("a")], fleet.clock.now)
+    target.read("a", reading(7, fleet.clock.now))
+    fleet.clock.now += 5
+    target.listed([Replica("a")], fleet.clock.now)
+    target.read("a", engines.missing("no answer within 5 s"))
+
+    assert target.decision().answers[Signal.QUEUE_DEPTH] == Reported(7.0)
+
+
+async def test_what_is_no_longer_listed_no_longer_counts(fleet: Fleet) -> None:
+    """A replica that is gone takes its readings with it, and a late one is ignored."""
+    target = fleet.target()
+    target.listed([Replica("a"), Replica("b")], fleet.clock.now)
+    target.read("a", reading(1, fleet.clock.now))
+    target.read("b", reading(1, fleet.clock.now))
+    target.listed([Replica("a")], fleet.clock.now)
+    target.read("b", reading(9, fleet.clock.now))
+
+    assert target.decision().answers[Signal.QUEUE_DEPTH] == Reported(1.0)
+
+
+async def test_is_active_repeats_the_decision_of_get_metrics(fleet: Fleet) -> None:
+    """KEDA asks the two one after the other; they answer as one, whatever happens in between."""
+    target = fleet.target()
+    target.listed([Replica("a")], fleet.clock.now)
+    target.read("a", reading(0, fleet.clock.now))
+    told = target.decision_for_metrics()
+    target.read("a", reading(3, fleet.clock.now))
+
+    assert target.decision_for_activity() is told
+    fleet.clock.now += PAIR_SECONDS
+    assert target.decision_for_activity().reason is Reason.WORK
+
+
+async def test_only_new_decisions_are_observed(fleet: Fleet) -> None:
+    """One line per change in the log, not one per poll."""
+    target = fleet.target()
+    for _ in range(5):
+        fleet.clock.now += 5
+        target.listed([Replica("a")], fleet.clock.now)
+        target.read("a", reading(3, fleet.clock.now))
+
+    assert [decision.reason for decision in fleet.observed] == [Reason.NEVER_KNOWN, Reason.WORK]
+
+
+async def test_those_who_wait_hear_of_a_change(fleet: Fleet) -> None:
+    """A stream wakes up when the decision is new."""
+    target = fleet.target()
+    waiting = asyncio.create_task(target.changed())
+    await asyncio.sleep(0)
+    target.listed([Replica("a")], fleet.clock.now)
+    target.read("a", reading(3, fleet.clock.now))
+
+    async with asyncio.timeout(1):
+        await waiting
+
+
+@pytest.mark.looptime
+async def test_those_who_wait_hear_of_what_time_alone_does() -> None:
+    """The timer of a decision rings: idle seconds pass without a call."""
+    loop = asyncio.get_running_loop()
+    fleet = Fleet()
+    fleet.store = Store(fleet._follow, fleet._observe, loop.time)
+    target = fleet.target()
+    began = loop.time()
+    target.listed([Replica("a")], began)
+    target.read("a", reading(0, began))
+    assert target.decision().reason is Reason.SETTLING
+
+    await target.changed()
+
+    assert target.decision().state is State.IDLE
+    assert loop.time() == pytest.approx(began + 10)
+    fleet.store.close()
+
+
+async def test_the_first_reading_is_there_when_waiting_is_pointless(fleet: Fleet) -> None:
+    """A failure is known as soon as every replica failed; a success as soon as activity is known."""
+    failing, working = fleet.target("failing"), fleet.target("working")
+    both = [Replica("a"), Replica("b")]
+    failing.listed(both, fleet.clock.now)
+    failing.read("a", engines.missing("refused"))
+    assert not failing.first_reading.is_set()
+    failing.read("b", engines.missing("refused"))
+    assert failing.first_reading.is_set()
+
+    working.listed(both, fleet.clock.now)
+    assert not working.first_reading.is_set()
+    working.read("a", reading(1, fleet.clock.now))
+    assert working.first_reading.is_set()
+
+
+async def test_targets_nobody_asks_about_are_forgotten(fleet: Fleet) -> None:
+    """KEDA never says goodbye; an open stream counts as asking."""
+    fleet.target("asked")
+    fleet.target("streamed").streams += 1
+    fleet.target("gone")
+    fleet.clock.now += FORGET_SECONDS - 1
+    fleet.target("asked")
+    fleet.clock.now += 1
+    fleet.store.forget()
+
+    assert fleet.stopped == ["gone"]
+    assert len(fleet.store) == 2
+
+
+async def test_targets_are_bounded(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who invents metadata cannot fill the memory."""
+    monkeypatch.setattr(store, "MAX_TARGETS", 1)
+    fleet.target("one")
+
+    with pytest.raises(TooManyTargetsError):
+        fleet.target("two")
+    fleet.target("one")
+
+
+async def test_closing_stops_everything(fleet: Fleet) -> None:
+    """No source and no timer is left behind."""
+    fleet.target("one")
+    fleet.store.close()
+
+    assert fleet.stopped == ["one"]
+    assert len(fleet.store) == 0
