@@ -1,0 +1,1 @@
+"""Sources: everything that reads the world and fills the store. One file each."""

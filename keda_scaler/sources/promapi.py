@@ -1,0 +1,284 @@
+"""Prometheus' HTTP API for the event loop: queries in worker threads, under a deadline.
+
+Every Prometheus has threads of its own, so that one that hangs never delays another. A query that
+runs out of time, or whose caller is cancelled, has its connection cut, which ends its thread.
+"""
+
+import asyncio
+import base64
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keda_scaler.core.addresses import AddressRules
+from keda_scaler.errors import SourceError
+from keda_scaler.sources.sink import Clock
+
+if TYPE_CHECKING:
+    from keda_scaler.sources.promhttp import Client
+
+QUERY_SECONDS = 10.0
+"""Longest time for one query, waiting for a thread included."""
+
+MAX_IN_FLIGHT = 4
+"""Queries that one Prometheus works on for us at a time; further ones wait."""
+
+MAX_SERIES = 20_000
+"""Series in one answer: far above what one target's engines have."""
+
+MAX_SECRET_BYTES = 64 * 2**10
+"""Read of a file with a credential; a service account's token is about 1 KiB."""
+
+PIN_SECONDS = 1.0
+"""How long targets share a pin: a thousand of them then ask for it once a second, not a thousand
+times, and it is a query over every scrape target of that Prometheus."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrometheusServer:
+    """A Prometheus and what it takes to be let in."""
+
+    url: str
+    """Without a trailing slash or a query; may have a path."""
+
+    bearer_token_file: Path | None = None
+    """Read at each query, so that a rotated token is taken up; None: no bearer token."""
+
+    username: str | None = None
+    """Of basic authentication; None: none."""
+
+    password_file: Path | None = None
+    """Read at each query; None: an empty password."""
+
+    ca_file: Path | None = None
+    """Certificates to trust, PEM; None: those that the HTTP client brings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One series of an answer, with its newest sample."""
+
+    labels: Mapping[str, str]
+    """With `__name__` where the series has one."""
+
+    number: float
+    """May be NaN or infinite."""
+
+    unix: float
+    """When the sample was taken: seconds since 1970 by the clock of what took it. Of an instant
+    vector, when the query was evaluated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """One instant, by the clock of a Prometheus and by ours. Queries are evaluated at it.
+
+    The age of a sample is taken by the clock of Prometheus, so that the two clocks may differ.
+    """
+
+    unix: float
+    """The instant, in seconds since 1970."""
+
+    at: float
+    """The same in monotonic seconds of this process; rather too early than too late."""
+
+    newest: float
+    """When the newest sample of any scrape was taken, in seconds since 1970."""
+
+    skew: float
+    """How far the clock of Prometheus is from ours, in seconds; 0 when no difference shows."""
+
+    def to_monotonic(self, unix: float) -> float:
+        """Give a sample's time in monotonic seconds; one of the future is taken at the instant."""
+        return self.at - max(0.0, self.unix - unix)
+
+
+class Prometheus:
+    """One Prometheus, shared by the targets that read from it. Used from the loop's thread."""
+
+    def __init__(
+        self,
+        server: PrometheusServer,
+        rules: AddressRules | None = None,
+        *,
+        clock: Clock = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        query_seconds: float = QUERY_SECONDS,
+    ) -> None:
+        """`rules` judge an address that a trigger names; None trusts one that the settings name."""
+        self._server = server
+        self._rules = rules
+        self._clock = clock
+        self._wall = wall
+        self._query_seconds = query_seconds
+        self._pin: Pin | None = None
+        self._closed = False
+        self._calls: set[_Call] = set()
+        self._idle: list[Client] = []
+        self._threads = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="prometheus")
+
+    async def pin(self) -> Pin:
+        """Ask for the time of Prometheus and of its newest scrape; at most a second old.
+
+        Raises:
+            SourceError: also when it scrapes nothing.
+
+        """
+        if self._pin is None or self._clock() - self._pin.at > PIN_SECONDS:
+            before, at = self._wall(), self._clock()
+            found = await self.query("max(timestamp(up))")
+            if not found:
+                raise SourceError("Prometheus scrapes nothing: it has no series named up")
+            if not math.isfinite(found[0].number):
+                raise SourceError("the answer is not one of Prometheus' API")
+            unix = found[0].unix
+            skew = max(0.0, before - unix, unix - self._wall())
+            self._pin = Pin(unix, at, newest=found[0].number, skew=skew)
+        return self._pin
+
+    async def query(self, promql: str, unix: float | None = None) -> list[Series]:
+        """Evaluate a query, at `unix` or else now by the clock of Prometheus.
+
+        Raises:
+            SourceError: when there is no answer, or none that we accept.
+
+        """
+        params = {} if unix is None else {"time": f"{unix:.3f}"}
+        params["partial_response"] = "false"  # to Thanos: an error rather than half an answer
+        call = _Call()
+        self._calls.add(call)
+        try:
+            async with asyncio.timeout(self._query_seconds):
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._run, call, promql, params
+                )
+        except TimeoutError:
+            raise SourceError(
+                f"Prometheus did not answer within {self._query_seconds:g} seconds"
+            ) from None
+        finally:
+            self._calls.discard(call)
+            call.abort()
+
+    def close(self) -> None:
+        """End all queries and threads; at once, but for a thread that resolves a name."""
+        self._closed = True
+        for call in self._calls:
+            call.abort()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._close_idle()
+
+    def _run(self, call: "_Call", promql: str, params: Mapping[str, str]) -> list[Series]:
+        """Query in a worker thread. A connection outlives the query only if that went well."""
+        try:
+            client = self._idle.pop()
+        except IndexError:
+            client = self._client()
+        healthy = False
+        try:
+            call.begin(client)
+            series = _parse(client.query(promql, params))
+            healthy = True
+        finally:
+            if call.end() and healthy:
+                self._idle.append(client)
+            else:
+                client.close()
+            if self._closed:
+                self._close_idle()
+        return series
+
+    def _close_idle(self) -> None:
+        while True:
+            try:
+                self._idle.pop().close()
+            except IndexError:
+                return
+
+    def _client(self) -> "Client":
+        from keda_scaler.sources.promhttp import Client  # noqa: PLC0415  # takes 0.2 s; often unused
+
+        return Client(
+            self._server.url,
+            rules=self._rules,
+            ca_file=self._server.ca_file,
+            authorization=self._authorization,
+        )
+
+    def _authorization(self) -> str | None:
+        if self._server.bearer_token_file is not None:
+            return f"Bearer {_secret(self._server.bearer_token_file, 'bearer token', 'ascii')}"
+        if self._server.username is None:
+            return None
+        file = self._server.password_file
+        password = "" if file is None else _secret(file, "password", "utf-8")
+        pair = f"{self._server.username}:{password}"
+        return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+
+class _Call:
+    """What the loop and a worker thread share of one query: the means to end it early."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._client: Client | None = None
+        self._aborted = False
+
+    def begin(self, client: "Client") -> None:
+        with self._lock:
+            if self._aborted:
+                raise SourceError("the query was given up")
+            self._client = client
+
+    def end(self) -> bool:
+        """Let go of the client, and say whether it was left alone."""
+        with self._lock:
+            self._client = None
+            return not self._aborted
+
+    def abort(self) -> None:
+        """End the query, if it runs."""
+        with self._lock:
+            self._aborted = True
+            if self._client is not None:
+                self._client.abort()
+
+
+def _secret(file: Path, what: str, encoding: str) -> str:
+    """Read a credential, without ever repeating any of it."""
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(MAX_SECRET_BYTES).decode(encoding).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        failure = SourceError(f"the file with the {what} for Prometheus cannot be read")
+        if isinstance(error, OSError):
+            failure.add_note(str(error))
+        raise failure from None  # the cause of the other kind would repeat the secret
+    if not text or not text.isprintable():
+        raise SourceError(f"the file with the {what} for Prometheus does not hold one line of text")
+    return text
+
+
+def _parse(result: Sequence[Any]) -> list[Series]:
+    if len(result) > MAX_SERIES:
+        raise SourceError(
+            f"Prometheus answered more than {MAX_SERIES} series; narrow with selector"
+        )
+    try:
+        return [_series(entry) for entry in result]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise SourceError("the answer is not one of Prometheus' API") from error
+
+
+def _series(entry: Any) -> Series:
+    labels = {str(name): str(value) for name, value in entry["metric"].items()}
+    unix, number = entry["values"][-1] if "values" in entry else entry["value"]
+    taken = float(unix)
+    if not math.isfinite(taken):
+        raise ValueError("a sample without a time")
+    return Series(labels, float(number), taken)

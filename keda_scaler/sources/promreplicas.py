@@ -1,0 +1,165 @@
+"""Which replicas a Prometheus knows of, and what the samples of each say. No I/O, no clock.
+
+Rules:
+
+- A replica is a pod, else a scraped address (`instance`). It has one part per scraped address.
+- A part is listed when its series matched the trigger now or within the last hour, and an `up`
+  series with its labels exists. Once `up` is gone, so is the part: Prometheus scrapes it no more.
+- A part that never had an `up` series and has samples all the same (somebody relays them) is listed
+  and not answering. Leaving it out would turn an engine at work into a proof of no work.
+- An address that two jobs scrape gives the same series twice. One job is read, the other is not.
+- One part that does not answer makes its replica not answer: a sum without it would be too small.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from keda_scaler import engines
+from keda_scaler.core.readings import Readings
+from keda_scaler.core.trigger import Trigger
+from keda_scaler.engines.samples import Sample
+
+REMEMBERED_SECONDS = 3600.0
+"""How long a part that shows no series of the engine any more is still one of its replicas."""
+
+MAX_PARTS = 20_000
+"""Parts that are remembered; as many as one answer may have series."""
+
+UNNAMED = "(no pod or instance)"
+"""Stands for all series that do not say whose they are."""
+
+_SCRAPE_LABELS = ("job", "service", "endpoint", "container", "prometheus", "prometheus_replica")
+"""Labels that tell two scrapes of one address apart, and nothing of the engine."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Part:
+    """One scraped address of a replica."""
+
+    pod: str
+    """Empty where Prometheus has no such label."""
+
+    instance: str
+    """Empty where Prometheus has no such label."""
+
+    @classmethod
+    def of(cls, labels: Mapping[str, str]) -> Self:
+        """Tell whose series this is."""
+        return cls(labels.get("pod", ""), labels.get("instance", ""))
+
+    @property
+    def replica(self) -> str:
+        """The name of the replica that the part belongs to."""
+        return self.pod or self.instance or UNNAMED
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """One `up` series: a scrape target that exists."""
+
+    part: Part
+    job: str
+
+    succeeded: bool
+    """Whether the last scrape went well."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    at: float
+    """When its series matched the trigger last, in monotonic seconds."""
+
+    scraped: bool
+    """Whether an `up` series with its labels was ever there."""
+
+
+class Roster:
+    """The replicas of one target, from one answer of Prometheus to the next."""
+
+    def __init__(self, trigger: Trigger) -> None:
+        self._trigger = trigger
+        self._seen: dict[Part, _Seen] = {}  # in the order of `at`
+
+    def remember(self, samples: Iterable[Sample], now: float) -> None:
+        """Take note of the parts whose series match the trigger; forget those of an hour ago."""
+        for part in {Part.of(sample.labels) for sample in samples if self._concerns(sample)}:
+            seen = self._seen.pop(part, None)
+            self._seen[part] = _Seen(now, scraped=seen is not None and seen.scraped)
+        for part, seen in list(self._seen.items()):
+            if now - seen.at <= REMEMBERED_SECONDS and len(self._seen) <= MAX_PARTS:
+                break
+            del self._seen[part]
+
+    def replicas(
+        self, samples: Iterable[Sample], scrapes: Iterable[Scrape], now: float
+    ) -> dict[str, Readings]:
+        """Give the replicas that exist by name, and what each one's samples say."""
+        samples = list(samples)
+        self.remember(samples, now)
+        fresh: defaultdict[Part, list[Sample]] = defaultdict(list)
+        for sample in samples:
+            if now - sample.at <= self._trigger.stale_after:
+                fresh[Part.of(sample.labels)].append(sample)
+        jobs: defaultdict[Part, dict[str, bool]] = defaultdict(dict)
+        for scrape in scrapes:
+            known = jobs[scrape.part]
+            known[scrape.job] = scrape.succeeded or known.get(scrape.job, False)
+        answers: defaultdict[str, list[list[Sample] | str]] = defaultdict(list)
+        for part in sorted(self._seen):
+            answer = self._answer(part, fresh.get(part, []), jobs.get(part))
+            if answer is not None:
+                answers[part.replica].append(answer)
+        return {name: self._readings(parts) for name, parts in answers.items()}
+
+    def _answer(
+        self, part: Part, samples: Sequence[Sample], jobs: Mapping[str, bool] | None
+    ) -> list[Sample] | str | None:
+        """Give a part's samples, or why there are none; None: the part does not exist any more."""
+        seen = self._seen[part]
+        if jobs is None:
+            if seen.scraped or not samples:
+                return None
+            if part.replica == UNNAMED:
+                return f"{_first_name(samples)} has neither a pod nor an instance label"
+            return f"no up series has the pod, instance and job of {_first_name(samples)}"
+        seen.scraped = True
+        by_scrape: defaultdict[tuple[str, ...], list[Sample]] = defaultdict(list)
+        for sample in samples:
+            if jobs.get(sample.labels.get("job", "")):
+                by_scrape[tuple(sample.labels.get(name, "") for name in _SCRAPE_LABELS)].append(
+                    sample
+                )
+        if by_scrape:
+            return by_scrape[
+                max(by_scrape, key=lambda scrape: self._worth(by_scrape[scrape], scrape))
+            ]
+        if not any(jobs.values()):
+            return "Prometheus cannot scrape it (up is 0)"
+        known = ", ".join(dialect.name for dialect in engines.dialects(self._trigger.engine))
+        return (
+            f"scraped, but no series of {known} within staleSeconds ({self._trigger.stale_after:g})"
+        )
+
+    def _worth(
+        self, samples: Sequence[Sample], scrape: tuple[str, ...]
+    ) -> tuple[int, float, tuple[str, ...]]:
+        """Rank scrapes of one address: the most complete, then the newest, then by labels."""
+        names = {sample.name for sample in samples if self._concerns(sample)}
+        return len(names), max(sample.at for sample in samples), scrape
+
+    def _readings(self, parts: Sequence[list[Sample] | str]) -> Readings:
+        samples: list[Sample] = []
+        for part in parts:
+            if isinstance(part, str):
+                return engines.missing(part)
+            samples += part
+        return engines.readings(samples, self._trigger.engine, self._trigger.model)
+
+    def _concerns(self, sample: Sample) -> bool:
+        return engines.concerns(sample, self._trigger.engine, self._trigger.model)
+
+
+def _first_name(samples: Sequence[Sample]) -> str:
+    return min(sample.name for sample in samples)

@@ -1,0 +1,25 @@
+"""Where a source puts what it finds: the seam between sources and the store."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from keda_scaler.core.readings import Readings, Replica
+
+Clock = Callable[[], float]
+"""Gives monotonic seconds."""
+
+
+class Sink(Protocol):
+    """What one target's source may do to the store. Called from the event loop's thread only."""
+
+    def listed(self, replicas: Sequence[Replica], at: float) -> None:
+        """Say which replicas exist as of `at` (monotonic seconds); replaces the list before.
+
+        Say it again whenever it is confirmed: a list that is not goes stale, as readings do.
+        """
+
+    def unlisted(self, reason: str) -> None:
+        """Say that the replicas could not be listed, and why; the old list stands until stale."""
+
+    def read(self, replica: str, readings: Readings) -> None:
+        """Say what a replica's latest poll gave: per signal a value, or the reason why not."""

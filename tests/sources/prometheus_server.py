@@ -1,0 +1,90 @@
+"""A real Prometheus for tests, on loopback, with what it scrapes under the test's control."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STOP_SECONDS = 10
+
+_CONFIG = """\
+global: {{scrape_interval: 1s, scrape_timeout: 1s}}
+scrape_configs:
+- job_name: services
+  file_sd_configs: [{{files: ["{folder}/services-*.json"], refresh_interval: 1s}}]
+- job_name: pods
+  file_sd_configs: [{{files: ["{folder}/pods-*.json"], refresh_interval: 1s}}]
+"""
+
+
+def prometheus_binary() -> Path:
+    """Find the binary; without one the test is skipped, but never where CI is set."""
+    local = ROOT / ".cache" / "tools" / "bin" / "prometheus"
+    found = local if local.exists() else shutil.which("prometheus")
+    if found is None:
+        reason = "no prometheus: neither .cache/tools/bin/prometheus nor on PATH"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return Path(found)
+
+
+def free_port() -> int:
+    """Give a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class PrometheusProcess:
+    """A running Prometheus with two jobs, `services` and `pods`, that scrape every second.
+
+    Changes of its targets take it up to ten seconds: it looks at them every five.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        binary = prometheus_binary()
+        self._folder = folder
+        config = folder / "prometheus.yml"
+        config.write_text(_CONFIG.format(folder=folder))
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = (folder / "log").open("wb")
+        self._process = subprocess.Popen(
+            [
+                binary,
+                f"--config.file={config}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+                "--scrape.discovery-reload-interval=100ms",  # hidden; made for tests
+            ],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+
+    def scrape(self, job: str, namespace: str, pods: Mapping[str, str]) -> None:
+        """Set which addresses a job scrapes in a namespace: pods by address, all at once."""
+        groups = [
+            {"targets": [address], "labels": {"namespace": namespace, "pod": pod}}
+            for address, pod in pods.items()
+        ]
+        new = self._folder / f"{job}-{namespace}.new"
+        new.write_text(json.dumps(groups))
+        new.replace(self._folder / f"{job}-{namespace}.json")
+
+    def stop(self) -> None:
+        """Stop it; harmless when it is stopped."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(STOP_SECONDS)
+        self._log.close()

@@ -1,0 +1,286 @@
+"""Endpoints: pages read directly, over real HTTP."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from keda_scaler.core.addresses import AddressRules
+from keda_scaler.core.readings import Readings, Replica, Value
+from keda_scaler.core.signals import Signal
+from keda_scaler.core.trigger import Accepts, parse_trigger
+from keda_scaler.sim.kubernetes import SimulatedCluster, SimulatedEndpoint
+from keda_scaler.sim.model import EngineModel
+from keda_scaler.sim.requests import Request
+from keda_scaler.sim.server import FailureMode, SimulatedEngine
+from keda_scaler.sources import endpoints
+from keda_scaler.sources.endpoints import MAX_PAGE_BYTES, EndpointsSource, pause
+from keda_scaler.sources.kubernetes import ServiceDirectory, at_url
+
+CAPTURES = Path(__file__).parent.parent / "captures"
+SLOW = EngineModel(max_num_seqs=1, step_seconds=100.0)
+"""An engine in which nothing finishes during a test."""
+
+LOOPBACK = AddressRules.parse(["127.0.0.0/8"])
+
+
+@dataclass
+class Notebook:
+    """A sink that writes down what it is told."""
+
+    listings: list[tuple[Replica, ...]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    readings: dict[str, Readings] = field(default_factory=dict)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def listed(self, replicas: Sequence[Replica], at: float) -> None:
+        self.listings.append(tuple(replicas))
+        self.news.set()
+
+    def unlisted(self, reason: str) -> None:
+        self.problems.append(reason)
+        self.news.set()
+
+    def read(self, replica: str, readings: Readings) -> None:
+        self.readings[replica] = readings
+        self.news.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                self.news.clear()
+                await self.news.wait()
+
+    def queue(self, replica: str) -> float | str | None:
+        reading = self.readings.get(replica, {}).get(Signal.QUEUE_DEPTH)
+        return reading.number if isinstance(reading, Value) else reading.reason if reading else None
+
+
+@contextlib.asynccontextmanager
+async def reading(
+    metadata: dict[str, str],
+    rules: AddressRules = LOOPBACK,
+    directory: ServiceDirectory | None = None,
+) -> AsyncIterator[Notebook]:
+    directory = directory or ServiceDirectory()
+    source = EndpointsSource(rules, directory, lambda *_: None)
+    trigger = parse_trigger(metadata, Accepts(addresses=rules))
+    notebook = Notebook()
+    task = asyncio.create_task(source.run("default", trigger, notebook))
+    try:
+        yield notebook
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await source.aclose()
+        await directory.aclose()
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_get("/metrics", handler)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}/metrics"
+    await runner.cleanup()
+
+
+Pod = tuple[str, SimulatedEngine, bool, bool]
+"""Name, engine, ready, terminating."""
+
+
+def cluster_with(cluster: SimulatedCluster) -> Callable[[list[Pod]], None]:
+    def put(pods: list[Pod]) -> None:
+        cluster.put_service(
+            "default",
+            "llama",
+            [
+                SimulatedEndpoint(
+                    "127.0.0.1",
+                    name,
+                    engine.port,
+                    "http",
+                    ready=ready,
+                    serving=True,
+                    terminating=terminating,
+                )
+                for name, engine, ready, terminating in pods
+            ],
+        )
+
+    return put
+
+
+def cluster_directory(cluster: SimulatedCluster) -> ServiceDirectory:
+    return ServiceDirectory(configure=at_url(cluster.url))
+
+
+def fast(**keys: str) -> dict[str, str]:
+    return {"pollSeconds": "1", **keys}
+
+
+async def test_a_recorded_page_is_read() -> None:
+    """The busy page: 12 waiting, 4 running."""
+    body = (CAPTURES / "vllm-0.32.0__busy-queue.prom").read_bytes()
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(body=body, content_type="text/plain", charset="utf-8")
+
+    async with serving(page) as url, reading(fast(endpoints=url)) as notebook:
+        await notebook.until(lambda: url in notebook.readings)
+
+        assert notebook.listings[0] == (Replica(url),)
+        concurrency = notebook.readings[url][Signal.CONCURRENCY]
+        assert isinstance(concurrency, Value)
+        assert (notebook.queue(url), concurrency.number) == (12.0, 16.0)
+
+
+async def test_one_page_that_hangs_delays_no_other() -> None:
+    """Every page has a reader of its own."""
+    async with SimulatedEngine(SLOW) as good, SimulatedEngine() as bad:
+        bad.set_mode(FailureMode.HANG)
+        good.submit_all(Request(10, 10), 4)
+        urls = [f"{engine.url}/metrics" for engine in (bad, good)]
+        async with reading(fast(endpoints=",".join(urls))) as notebook:
+            await notebook.until(lambda: notebook.queue(urls[1]) == 3.0)
+
+            assert urls[0] not in notebook.readings
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [
+        (FailureMode.ERROR, "the page answers HTTP 500"),
+        (FailureMode.GARBAGE, "not an exposition"),
+        (FailureMode.NO_FAMILIES, "no series of a known engine"),
+    ],
+)
+async def test_what_is_wrong_with_a_page_is_said(mode: FailureMode, says: str) -> None:
+    """Each failure is a reason, never a number; and a page that is well again is read again."""
+    async with SimulatedEngine() as engine:
+        engine.set_mode(mode)
+        url = f"{engine.url}/metrics"
+        async with reading(fast(endpoints=url)) as notebook:
+            await notebook.until(lambda: says in str(notebook.queue(url)))
+            engine.set_mode(FailureMode.OK)
+            await notebook.until(lambda: notebook.queue(url) == 0.0)
+
+
+async def test_a_page_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No page is waited for longer than its bound."""
+    monkeypatch.setattr(endpoints, "PAGE_SECONDS", 0.2)
+    async with SimulatedEngine() as engine:
+        engine.set_mode(FailureMode.HANG)
+        url = f"{engine.url}/metrics"
+        async with reading(fast(endpoints=url)) as notebook:
+            await notebook.until(lambda: notebook.queue(url) == "no answer within 0.2 s")
+
+
+async def test_an_engine_that_is_gone_is_said_so() -> None:
+    """Connection refused is a reason."""
+    async with SimulatedEngine() as engine:
+        url = f"{engine.url}/metrics"
+    async with reading(fast(endpoints=url)) as notebook:
+        await notebook.until(lambda: "cannot connect" in str(notebook.queue(url)))
+
+
+async def test_a_page_without_end_is_cut_off() -> None:
+    """Bytes are bounded, also of a page that never stops."""
+
+    async def endless(http: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+        await response.prepare(http)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(2 * MAX_PAGE_BYTES >> 16):
+                await response.write(b"x" * (1 << 16))
+        return response
+
+    async with serving(endless) as url, reading(fast(endpoints=url)) as notebook:
+        await notebook.until(lambda: notebook.queue(url) == "the page is longer than 8 MiB")
+
+
+async def test_redirects_are_not_followed() -> None:
+    """An allowed address cannot send us to one that is not."""
+
+    async def elsewhere(_: web.Request) -> web.Response:
+        raise web.HTTPFound("http://169.254.169.254/")
+
+    async with serving(elsewhere) as url, reading(fast(endpoints=url)) as notebook:
+        await notebook.until(lambda: notebook.queue(url) == "the page answers HTTP 302")
+
+
+async def test_an_allowed_name_is_judged_by_its_address() -> None:
+    """A name that resolves to this host is refused unless the network is allowed too."""
+    named = AddressRules(hosts=frozenset({"localhost"}))
+    url = "http://localhost:9/metrics"
+    async with reading(fast(endpoints=url), named) as notebook:
+        await notebook.until(lambda: url in notebook.readings)
+
+        assert "resolves to an address that is not allowed" in str(notebook.queue(url))
+
+
+async def test_the_replicas_of_a_service() -> None:
+    """Pods come and go with the Service's EndpointSlices; each is read, and told apart."""
+    async with (
+        SimulatedEngine(SLOW) as one,
+        SimulatedEngine() as other,
+        SimulatedCluster() as cluster,
+    ):
+        one.submit_all(Request(10, 10), 2)
+        put = cluster_with(cluster)
+        put([("a", one, True, False)])
+        async with reading(fast(service="llama"), directory=cluster_directory(cluster)) as notebook:
+            await notebook.until(lambda: notebook.queue("a") == 1.0)
+            put([("a", one, True, True), ("b", other, False, False)])
+            await notebook.until(lambda: notebook.queue("b") == 0.0)
+            assert notebook.listings[-1] == (
+                Replica("a", ready=True, terminating=True),
+                Replica("b", ready=False),
+            )
+            put([])
+            await notebook.until(lambda: notebook.listings[-1] == ())
+
+
+async def test_a_replica_that_becomes_ready_is_read_at_once() -> None:
+    """Whoever waits for the first answer does not wait for the next poll."""
+    async with SimulatedEngine() as engine, SimulatedCluster() as cluster:
+        engine.set_mode(FailureMode.ERROR)
+        put = cluster_with(cluster)
+        put([("a", engine, False, False)])
+        metadata = {"service": "llama", "pollSeconds": "3600"}
+        async with reading(metadata, directory=cluster_directory(cluster)) as notebook:
+            await notebook.until(lambda: "HTTP 500" in str(notebook.queue("a")))
+            engine.set_mode(FailureMode.OK)
+            put([("a", engine, True, False)])
+            await notebook.until(lambda: notebook.queue("a") == 0.0)
+
+
+async def test_an_endpoint_that_is_no_pod_is_refused() -> None:
+    """Endpoints of a Service are pods; this host and the metadata service are none."""
+    async with SimulatedEngine() as engine, SimulatedCluster() as cluster:
+        cluster_with(cluster)([("a", engine, True, False)])
+        async with reading(
+            fast(service="llama"), AddressRules(), cluster_directory(cluster)
+        ) as notebook:
+            await notebook.until(
+                lambda: notebook.problems[-1:] == ["the address of a is not allowed"]
+            )
+
+            assert notebook.readings == {}
+
+
+def test_pauses_grow_after_failures_and_are_bounded() -> None:
+    """Two failures change nothing; then the pause doubles up to 15 s, or the poll if longer."""
+    assert 4.0 <= pause(5.0, 0) <= 5.0
+    assert 4.0 <= pause(5.0, 2) <= 5.0
+    assert 8.0 <= pause(5.0, 3) <= 10.0
+    assert 12.0 <= pause(5.0, 50) <= 15.0
+    assert 24.0 <= pause(30.0, 50) <= 30.0

@@ -1,0 +1,233 @@
+"""The Prometheus source against a real Prometheus, which scrapes pages recorded from vLLM."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from keda_scaler.core.readings import Value
+from keda_scaler.core.signals import Signal
+from keda_scaler.sources.prometheus import PrometheusServer, PrometheusSource
+from prometheus_server import ROOT, PrometheusProcess
+from prometheus_sink import RULES, reading, trigger_of, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CAPTURES = ROOT / "tests" / "captures"
+BUSY = (CAPTURES / "vllm-0.32.0__busy-queue.prom").read_text()
+IDLE = (CAPTURES / "vllm-0.32.0__idle-after.prom").read_text()
+FULL = (CAPTURES / "vllm-0.32.0__after-abort-0s.prom").read_text()
+QUEUE, WORK = Signal.QUEUE_DEPTH, Signal.CONCURRENCY
+
+
+class Page:
+    """A metrics page on a port of its own."""
+
+    def __init__(self, body: str) -> None:
+        self.body = body
+        self.address = ""
+        app = web.Application()
+        app.router.add_get("/metrics", self._answer)
+        self._runner = web.AppRunner(app)
+
+    async def start(self) -> None:
+        """Serve."""
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        host, port = self._runner.addresses[0][:2]
+        self.address = f"{host}:{port}"
+
+    async def stop(self) -> None:
+        """Refuse connections from now on."""
+        await self._runner.cleanup()
+
+    async def _answer(self, _: web.Request) -> web.Response:
+        return web.Response(text=self.body)
+
+
+class World:
+    """A Prometheus and its pages. Every test has a namespace of its own."""
+
+    def __init__(self, prometheus: PrometheusProcess) -> None:
+        self.prometheus = prometheus
+        self.pages = {
+            "busy": Page(BUSY),
+            "other": Page(FULL),
+            "pair-0": Page(IDLE),
+            "pair-1": Page(IDLE),
+            "leaving": Page(BUSY),
+            "twice": Page(BUSY),
+            "ports-0": Page(BUSY),
+            "ports-1": Page(BUSY),
+            "ports-2": Page("sidecar_series 1\n"),
+            "llama": Page(BUSY),
+            "qwen": Page(IDLE.replace("tiny-llama", "qwen")),
+            "emptied": Page(BUSY),
+        }
+        self.source = PrometheusSource({"main": PrometheusServer(prometheus.url)}, RULES)
+
+    async def start(self) -> None:
+        """Serve the pages, and have them scraped."""
+        for page in self.pages.values():
+            await page.start()
+        for job, namespace, pods in (
+            ("services", "busy", {"busy": "pod-0"}),
+            ("services", "other", {"other": "pod-0"}),
+            ("services", "pair", {"pair-0": "pod-0", "pair-1": "pod-1"}),
+            ("services", "leaving", {"leaving": "pod-0"}),
+            ("services", "twice", {"twice": "pod-0"}),
+            ("pods", "twice", {"twice": "pod-0"}),
+            ("pods", "ports", dict.fromkeys(("ports-0", "ports-1", "ports-2"), "pod-0")),
+            ("services", "models", {"llama": "pod-0", "qwen": "pod-1"}),
+            ("services", "emptied", {"emptied": "pod-0"}),
+        ):
+            targets = {self.pages[page].address: pod for page, pod in pods.items()}
+            await asyncio.to_thread(self.prometheus.scrape, job, namespace, targets)
+
+    async def stop(self) -> None:
+        """Stop reading and serving."""
+        await self.source.aclose()
+        for page in self.pages.values():
+            await page.stop()
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusProcess]:
+    """Run a Prometheus for the tests of this file."""
+    process = PrometheusProcess(tmp_path_factory.mktemp("prometheus"))
+    yield process
+    process.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(prometheus: PrometheusProcess) -> AsyncIterator[World]:
+    """Give that Prometheus something to scrape."""
+    world = World(prometheus)
+    await world.start()
+    yield world
+    await world.stop()
+
+
+async def test_a_target_that_leaves_is_listed_no_more(world: World) -> None:
+    """A pod that Prometheus scrapes no more is gone, although its series matched just now."""
+    async with reading(world.source, "leaving", trigger_of()) as sink:
+        await until(lambda: sink.number("pod-0", QUEUE) == 12)
+        await asyncio.to_thread(world.prometheus.scrape, "services", "leaving", {})
+        await until(lambda: sink.names == [])
+        assert time.monotonic() - sink.at < 5
+
+
+async def test_a_busy_page_is_read_with_its_age(world: World) -> None:
+    """Readings are the page's numbers, and as old as the scrape that took them."""
+    async with reading(world.source, "busy", trigger_of()) as sink:
+        await until(lambda: sink.readings)
+    now = time.monotonic()
+    assert sink.names == ["pod-0"]
+    assert sink.number("pod-0", QUEUE) == 12
+    assert sink.number("pod-0", WORK) == 16
+    pressure = sink.readings["pod-0"][Signal.GPU_MEMORY_PRESSURE]
+    assert isinstance(pressure, Value)
+    assert pressure.number == pytest.approx(0.0103, abs=0.0001)
+    assert 0 < now - pressure.at < 3
+    assert 0 < now - sink.at < 3
+
+
+async def test_a_namespace_without_replicas_is_known_to_have_none(world: World) -> None:
+    """A Prometheus that is alive and has no series of a namespace proves that nothing runs."""
+    async with reading(world.source, "nobody", trigger_of()) as sink:
+        await until(lambda: sink.names is not None)
+    assert sink.names == []
+
+
+@pytest.mark.parametrize("selector", ['job="services"', 'job=~".+",pod!=""'])
+async def test_a_selector_adds_to_the_namespace(world: World, selector: str) -> None:
+    """A selector narrows within the namespace, and never reaches into another."""
+    async with reading(world.source, "other", trigger_of(selector=selector)) as sink:
+        await until(lambda: sink.names is not None)
+    assert sink.names == ["pod-0"]
+    assert sink.number("pod-0", QUEUE) == 36
+
+
+async def test_a_selector_that_nothing_matches_lists_nothing(world: World) -> None:
+    """Series that the selector leaves out are of another target."""
+    async with reading(world.source, "busy", trigger_of(selector='job="pods"')) as sink:
+        await until(lambda: sink.names is not None)
+    assert sink.names == []
+
+
+async def test_an_address_that_two_jobs_scrape_counts_once(world: World) -> None:
+    """A ServiceMonitor and a PodMonitor of the same pod do not double its requests."""
+    async with reading(world.source, "twice", trigger_of()) as sink:
+        await until(lambda: sink.listings >= 2)
+    assert sink.names == ["pod-0"]
+    assert sink.number("pod-0", QUEUE) == 12
+    assert sink.number("pod-0", WORK) == 16
+
+
+async def test_all_ports_of_a_pod_are_one_replica(world: World) -> None:
+    """Two engines in one pod add up, and a sidecar without an engine changes nothing."""
+    async with reading(world.source, "ports", trigger_of()) as sink:
+        await until(lambda: sink.number("pod-0", QUEUE) == 24)
+        await world.pages["ports-2"].stop()
+        await until(lambda: sink.listings >= 3)
+        assert sink.number("pod-0", QUEUE) == 24
+        await world.pages["ports-1"].stop()
+        await until(lambda: sink.problem("pod-0"))
+    assert sink.names == ["pod-0"]
+    assert sink.problem("pod-0") == "Prometheus cannot scrape it (up is 0)"
+
+
+async def test_only_replicas_of_the_model_are_listed(world: World) -> None:
+    """With `model`, a replica of another model is another target's."""
+    async with reading(world.source, "models", trigger_of(model="qwen")) as sink:
+        await until(lambda: sink.names is not None)
+    assert sink.names == ["pod-1"]
+    assert sink.number("pod-1", QUEUE) == 0
+    async with reading(world.source, "models", trigger_of()) as both:
+        await until(lambda: both.names is not None)
+    assert both.names == ["pod-0", "pod-1"]
+
+
+async def test_a_page_that_dies_is_listed_and_does_not_answer(world: World) -> None:
+    """A replica that cannot be scraped stays listed, also for a target that is new."""
+    async with reading(world.source, "pair", trigger_of()) as sink:
+        await until(lambda: sink.names == ["pod-0", "pod-1"])
+        await world.pages["pair-1"].stop()
+        await until(lambda: sink.problem("pod-1"))
+        assert sink.names == ["pod-0", "pod-1"]
+        assert sink.problem("pod-1") == "Prometheus cannot scrape it (up is 0)"
+        assert sink.number("pod-0", QUEUE) == 0
+    async with reading(world.source, "pair", trigger_of(staleSeconds="1")) as new:
+        await until(lambda: new.names is not None)
+    assert new.names == ["pod-0", "pod-1"]
+    assert new.problem("pod-1") == "Prometheus cannot scrape it (up is 0)"
+
+
+async def test_a_page_that_loses_its_families_is_listed_and_does_not_answer(world: World) -> None:
+    """A replica whose page has no engine on it any more is not proof of anything."""
+    async with reading(world.source, "emptied", trigger_of(staleSeconds="2")) as sink:
+        await until(lambda: sink.number("pod-0", QUEUE) == 12)
+        world.pages["emptied"].body = "process_start_time_seconds 1\n"
+        await until(lambda: sink.problem("pod-0"))
+    assert sink.names == ["pod-0"]
+    assert sink.problem("pod-0") == "scraped, but no series of vllm within staleSeconds (2)"
+
+
+async def test_a_trigger_may_name_the_address(world: World) -> None:
+    """`serverAddress` reads from an address that the settings allow."""
+    trigger = trigger_of(serverAddress=world.prometheus.url.replace("127.0.0.1", "localhost"))
+    async with reading(world.source, "busy", trigger) as sink:
+        await until(lambda: sink.readings)
+    assert sink.number("pod-0", QUEUE) == 12
+
+
+async def test_a_prometheus_that_stops_lists_nothing(world: World) -> None:
+    """Without Prometheus the replicas are unknown. (The last test of this file: it stays down.)"""
+    async with reading(world.source, "busy", trigger_of()) as sink:
+        await until(lambda: sink.number("pod-0", QUEUE) == 12)
+        await asyncio.to_thread(world.prometheus.stop)
+        await until(lambda: "Prometheus refused the connection" in sink.reasons)
+    assert sink.names is None

@@ -1,0 +1,179 @@
+"""Which replicas there are, from the series and scrape targets that Prometheus has."""
+
+import pytest
+
+from keda_scaler.core.readings import Missing, Readings, Value
+from keda_scaler.core.signals import Signal
+from keda_scaler.engines.samples import Sample
+from keda_scaler.sources import promreplicas
+from keda_scaler.sources.promreplicas import UNNAMED, Part, Roster, Scrape
+from prometheus_sink import trigger_of
+
+NOW = 1000.0
+A = {"pod": "a", "instance": "10.0.0.1:8000", "job": "vllm"}
+B = {"pod": "b", "instance": "10.0.0.2:8000", "job": "vllm"}
+
+
+def samples(
+    labels: dict[str, str], waiting: float, *, at: float = NOW - 1, engine: str = "0"
+) -> list[Sample]:
+    """Make what a vLLM engine prints, with the labels of a scrape."""
+    own = {"model_name": "llama", "engine": engine} | labels
+    return [
+        Sample("vllm:num_requests_waiting", own, waiting, at),
+        Sample("vllm:num_requests_running", own, 1.0, at),
+        Sample("vllm:kv_cache_usage_perc", own, 0.5, at),
+    ]
+
+
+def scrape(labels: dict[str, str], *, succeeded: bool = True) -> Scrape:
+    """Make the scrape target of these labels."""
+    return Scrape(Part.of(labels), labels["job"], succeeded)
+
+
+def waiting(replica: Readings) -> float:
+    """Give the queue depth, which must be a number."""
+    reading = replica[Signal.QUEUE_DEPTH]
+    assert isinstance(reading, Value)
+    return reading.number
+
+
+def problem(replica: Readings) -> str:
+    """Give the reason, which must be the same for all signals."""
+    (reading,) = set(replica.values())
+    assert isinstance(reading, Missing)
+    return reading.reason
+
+
+def test_readings_are_as_old_as_their_samples() -> None:
+    """A sample keeps its own time, whatever the time of the poll."""
+    found = Roster(trigger_of()).replicas(samples(A, 3, at=NOW - 4), [scrape(A)], NOW)
+    assert found["a"][Signal.QUEUE_DEPTH] == Value(3, NOW - 4)
+
+
+def test_data_parallel_engines_of_a_pod_add_up() -> None:
+    """Series of one scrape that differ in the engine's own labels are all counted."""
+    both = samples(A, 3) + samples(A, 4, engine="1")
+    assert waiting(Roster(trigger_of()).replicas(both, [scrape(A)], NOW)["a"]) == 7
+
+
+@pytest.mark.parametrize("label", ["job", "service", "endpoint", "container"])
+def test_an_address_scraped_twice_counts_once(label: str) -> None:
+    """Whatever label tells two scrapes of an address apart, its requests count once: the newest."""
+    other = A | {label: "other"}
+    twice = samples(A, 3, at=NOW - 2) + samples(other, 4, at=NOW - 1)
+    for order in (twice, twice[::-1]):
+        found = Roster(trigger_of()).replicas(order, [scrape(A), scrape(other)], NOW)
+        assert waiting(found["a"]) == 4
+
+
+def test_of_two_scrapes_the_complete_one_is_read() -> None:
+    """A job that drops families does not hide what the other job has."""
+    other = A | {"job": "other"}
+    both = samples(A, 3, at=NOW - 2) + samples(other, 3, at=NOW - 1)[:1]
+    found = Roster(trigger_of()).replicas(both, [scrape(A), scrape(other)], NOW)
+    assert isinstance(found["a"][Signal.CONCURRENCY], Value)
+
+
+def test_a_failed_scrape_gives_way_to_one_that_succeeds() -> None:
+    """Of two jobs that scrape an address, one that cannot reach it does no harm."""
+    other = A | {"job": "other"}
+    both = samples(A, 3) + samples(other, 4)
+    found = Roster(trigger_of()).replicas(both, [scrape(A, succeeded=False), scrape(other)], NOW)
+    assert waiting(found["a"]) == 4
+
+
+def test_a_failed_scrape_hides_the_samples_before_it() -> None:
+    """A replica that cannot be scraped does not answer, although it did a second ago."""
+    found = Roster(trigger_of()).replicas(samples(A, 3), [scrape(A, succeeded=False)], NOW)
+    assert problem(found["a"]) == "Prometheus cannot scrape it (up is 0)"
+
+
+def test_one_silent_part_makes_a_replica_silent() -> None:
+    """The sum over a pod's engines is never made without one of them."""
+    second = A | {"instance": "10.0.0.1:8001"}
+    roster = Roster(trigger_of())
+    targets = [scrape(A), scrape(second)]
+    assert waiting(roster.replicas(samples(A, 3) + samples(second, 4), targets, NOW)["a"]) == 7
+    found = roster.replicas(samples(A, 3), targets, NOW)
+    assert problem(found["a"]) == "scraped, but no series of vllm within staleSeconds (5)"
+
+
+def test_a_stale_sample_is_no_answer() -> None:
+    """A sample older than staleSeconds shows that the replica is there, and nothing else."""
+    found = Roster(trigger_of()).replicas(samples(A, 3, at=NOW - 6), [scrape(A)], NOW)
+    assert problem(found["a"]) == "scraped, but no series of vllm within staleSeconds (5)"
+
+
+def test_scrape_targets_without_an_engine_are_no_replicas() -> None:
+    """Pods of the namespace that never showed the engine's series do not matter."""
+    other = Sample("process_cpu_seconds_total", B, 1, NOW)
+    found = Roster(trigger_of()).replicas([*samples(A, 3), other], [scrape(A), scrape(B)], NOW)
+    assert list(found) == ["a"]
+
+
+def test_a_replica_is_remembered_for_an_hour() -> None:
+    """What showed the engine's series within the hour is listed while it is scraped, not longer."""
+    roster = Roster(trigger_of())
+    roster.remember(samples(A, 3), NOW)
+    assert list(roster.replicas([], [scrape(A)], NOW + 3600)) == ["a"]
+    assert list(roster.replicas([], [scrape(A)], NOW + 3601)) == []
+
+
+def test_a_replica_that_shows_its_series_again_is_remembered_anew() -> None:
+    """The hour begins with the last match, not with the first."""
+    roster = Roster(trigger_of())
+    roster.remember(samples(A, 3), NOW)
+    roster.remember(samples(A, 3), NOW + 3000)
+    assert list(roster.replicas([], [scrape(A)], NOW + 6000)) == ["a"]
+
+
+def test_a_replica_that_changes_its_model_does_not_answer() -> None:
+    """It is listed still, and says which model it serves instead."""
+    roster = Roster(trigger_of(model="llama"))
+    roster.remember(samples(A, 3), NOW)
+    changed = samples(A | {"model_name": "qwen"}, 3)
+    found = roster.replicas(changed, [scrape(A)], NOW)
+    assert problem(found["a"]) == "no series of model 'llama'; there are: qwen"
+
+
+def test_a_target_that_is_gone_is_no_replica() -> None:
+    """Once its `up` is gone, the samples of a moment ago do not keep a pod listed."""
+    roster = Roster(trigger_of())
+    assert list(roster.replicas(samples(A, 3), [scrape(A)], NOW)) == ["a"]
+    assert list(roster.replicas(samples(A, 3), [], NOW)) == []
+
+
+def test_relayed_series_are_not_taken_for_no_work() -> None:
+    """Series that arrive without any scrape of ours are listed and not answering: not a zero."""
+    found = Roster(trigger_of()).replicas(samples(A, 3), [scrape(B)], NOW)
+    assert problem(found["a"]) == (
+        "no up series has the pod, instance and job of vllm:kv_cache_usage_perc"
+    )
+
+
+def test_series_that_say_not_whose_they_are_do_not_answer() -> None:
+    """Series without a pod and an instance are of some engine, and of which is unknown."""
+    found = Roster(trigger_of()).replicas(samples({"job": "vllm"}, 3), [scrape(A)], NOW)
+    assert list(found) == [UNNAMED]
+    assert problem(found[UNNAMED]) == (
+        "vllm:kv_cache_usage_perc has neither a pod nor an instance label"
+    )
+
+
+def test_without_pods_a_replica_is_its_address() -> None:
+    """Outside Kubernetes the scraped address names the replica."""
+    labels = {"instance": "10.0.0.1:8000", "job": "vllm"}
+    found = Roster(trigger_of()).replicas(samples(labels, 3), [scrape(labels)], NOW)
+    assert waiting(found["10.0.0.1:8000"]) == 3
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many pods come and go, only so many are remembered: the latest."""
+    monkeypatch.setattr(promreplicas, "MAX_PARTS", 2)
+    roster = Roster(trigger_of())
+    pods = [A | {"pod": f"pod-{number}"} for number in range(4)]
+    for second, pod in enumerate(pods):
+        roster.remember(samples(pod, 3), NOW + second)
+    found = roster.replicas([], [scrape(pod) for pod in pods], NOW + 4)
+    assert sorted(found) == ["pod-2", "pod-3"]
