@@ -44,7 +44,7 @@ class Tls:
     """Only clients with a certificate of this authority may call; None: any client."""
 
 
-class PrometheusServer(BaseModel):
+class PrometheusSettings(BaseModel):
     """A Prometheus that triggers may name. Credentials are named by file, and only in the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     http_address: Annotated[str, BeforeValidator(_address)] = "127.0.0.1:8080"
     """Metrics and health."""
 
-    prometheus: Annotated[dict[str, PrometheusServer], NoDecode, BeforeValidator(_named_urls)] = (
+    prometheus: Annotated[dict[str, PrometheusSettings], NoDecode, BeforeValidator(_named_urls)] = (
         Field(default_factory=dict)
     )
     """Prometheus servers that triggers may name."""

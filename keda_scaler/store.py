@@ -68,6 +68,7 @@ class Target:
         self._problem: str | None = None
         self._memory = Memory()
         self._decision: Decision | None = None
+        self._observed: Decision | None = None
         self._paired: tuple[Decision, float] | None = None
         self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -150,20 +151,21 @@ class Target:
         """Take a change of the readings in."""
         snapshot = self.snapshot
         self._memory = remember(self._memory, self.trigger, snapshot, self._clock())
-        self._decide(snapshot)
         tried = self._problem is not None or self._listed_at is not None
         if tried and all(known.values or known.problems for known in snapshot.replicas):
             self.first_reading.set()
+        self._decide(snapshot)
 
     def _decide(self, snapshot: Snapshot | None = None) -> Decision:
         now = self._clock()
-        before = self._decision
         decision = decide(self.trigger, snapshot or self.snapshot, self._memory, now)
         self._decision = decision
         self._schedule(decision.until - now)
         if decision.state is not State.UNKNOWN:
             self.first_reading.set()
-        if before is None or told(before) != told(decision):
+        before = self._observed
+        if self.first_reading.is_set() and (before is None or told(before) != told(decision)):
+            self._observed = decision
             self._observe(self, before, decision)
             self.wake()
         return decision

@@ -5,11 +5,17 @@ import sys
 from collections.abc import Callable, Iterable
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from keda_scaler.core.decision import Decision, State
+from keda_scaler.core.decision import Answer, Decision, Reported, State
 from keda_scaler.errors import KedaScalerError
 from keda_scaler.store import Target
 
@@ -30,6 +36,11 @@ def configure_logging() -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _short(answer: Answer) -> float | str:
+    """Write an answer as its value, or as why there is none."""
+    return round(answer.number, 3) if isinstance(answer, Reported) else answer.text
 
 
 class _Targets(Collector):
@@ -54,6 +65,7 @@ class Telemetry:
     """The scaler's own metrics. Labels are closed sets: nothing that a trigger says becomes one."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._rpcs = Counter(
             "keda_scaler_rpcs_total",
@@ -111,7 +123,7 @@ class Telemetry:
             state=decision.state.value,
             reason=decision.reason.value,
             text=decision.text,
-            answers={signal.value: str(answer) for signal, answer in decision.answers.items()},
+            answers={signal.value: _short(answer) for signal, answer in decision.answers.items()},
         )
 
     def exposition(self) -> bytes:

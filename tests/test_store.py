@@ -171,7 +171,7 @@ async def test_only_new_decisions_are_observed(fleet: Fleet) -> None:
         target.listed([Replica("a")], fleet.clock.now)
         target.read("a", reading(3, fleet.clock.now))
 
-    assert [decision.reason for decision in fleet.observed] == [Reason.NEVER_KNOWN, Reason.WORK]
+    assert [decision.reason for decision in fleet.observed] == [Reason.WORK]
 
 
 async def test_those_who_wait_hear_of_a_change(fleet: Fleet) -> None:
@@ -206,7 +206,7 @@ async def test_those_who_wait_hear_of_what_time_alone_does() -> None:
 
 
 async def test_the_first_reading_is_there_when_waiting_is_pointless(fleet: Fleet) -> None:
-    """A failure is known as soon as every replica failed; a success as soon as activity is known."""
+    """All replicas failed, or activity is known: nobody waits any longer."""
     failing, working = fleet.target("failing"), fleet.target("working")
     both = [Replica("a"), Replica("b")]
     failing.listed(both, fleet.clock.now)

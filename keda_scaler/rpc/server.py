@@ -34,26 +34,40 @@ class Server:
 
     def __init__(self, servicer: Servicer, address: str, tls: Tls | None) -> None:
         self._servicer = servicer
+        self._address = address
+        self._tls = tls
+        self.port = 0
         self._server = grpc.aio.server(options=_OPTIONS)
         self._health = health.aio.HealthServicer()
         add_ExternalScalerServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        try:
-            self.port = (
-                self._server.add_insecure_port(address)
-                if tls is None
-                else self._server.add_secure_port(address, _credentials(tls))
-            )
-        except RuntimeError as error:
-            raise SettingsError(f"--grpc-address: cannot listen on {address}: {error}") from error
 
     async def start(self) -> None:
-        """Begin to answer."""
+        """Begin to answer.
+
+        Raises:
+            SettingsError: when the address cannot be listened on, or the certificate not be read.
+
+        """
+        try:
+            self.port = self._listen()
+        except SettingsError:
+            await self._server.stop(None)
+            raise
         await self._server.start()
         for name in ("", _SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    def _listen(self) -> int:
+        address, tls = self._address, self._tls
+        try:
+            if tls is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, _credentials(tls))
+        except RuntimeError as error:
+            raise SettingsError(f"--grpc-address: cannot listen on {address}: {error}") from error
 
     async def drain(self) -> None:
         """Say NOT_SERVING, end streams with OK, let calls finish, stop."""

@@ -9,7 +9,7 @@ def trigger(**keys: str) -> Trigger:
     return parse_trigger({"service": "llama", **keys}, Accepts())
 
 
-def replica(  # noqa: PLR0913
+def replica(
     name: str = "a",
     waiting: float | None = 0,
     running: float = 0,

@@ -94,7 +94,7 @@ def test_demand_is_monotone_in_load(
 
 @given(st.lists(counts, min_size=1, max_size=8), st.data(), targets)
 def test_unknown_never_lowers(numbers: list[float], data: st.DataObject, target: float) -> None:
-    """A reading that is missing reports at least what it would as zero, and never invents a rise."""
+    """A missing reading counts for at least zero, and never makes a rise of its own."""
     hidden = data.draw(st.integers(0, len(numbers) - 1))
     listed = len(numbers)
     known = sum(numbers) - numbers[hidden]

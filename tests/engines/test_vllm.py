@@ -68,7 +68,7 @@ def test_data_parallel_engines_add_up_and_average() -> None:
     assert read(both) == {
         Signal.QUEUE_DEPTH: Value(7.0, 7.0),
         Signal.CONCURRENCY: Value(10.0, 7.0),
-        Signal.GPU_MEMORY_PRESSURE: Value(pytest.approx(0.4), 7.0),
+        Signal.GPU_MEMORY_PRESSURE: Value(0.4, 7.0),
     }
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -95,6 +95,12 @@ async def serving(follow: Callable[[Target], None]) -> AsyncIterator[Harness]:
 
 def metrics_of(name: str) -> pb.GetMetricsRequest:
     return pb.GetMetricsRequest(scaledObjectRef=REF, metricName=name)
+
+
+async def next_result(stream: "grpc.aio.UnaryStreamCall[Any, pb.IsActiveResponse]") -> bool:
+    message = await stream.read()
+    assert isinstance(message, pb.IsActiveResponse)
+    return message.result
 
 
 async def status_of(call: object) -> tuple[grpc.StatusCode, str]:
@@ -241,10 +247,10 @@ async def test_a_stream_tells_the_state_at_once_and_every_change(
     monkeypatch.setattr(servicer, "REPEAT_SECONDS", 0.1)
     async with serving(empty) as harness:
         stream = harness.stub.StreamIsActive(REF)
-        assert not (await stream.read()).result
+        assert not await next_result(stream)
         answers(1)(harness.targets[0])
-        assert (await stream.read()).result
-        assert (await stream.read()).result
+        assert await next_result(stream)
+        assert await next_result(stream)
         empty(harness.targets[0])
         stream.cancel()
 
@@ -256,13 +262,13 @@ async def test_a_stream_is_never_faster_than_it_may(monkeypatch: pytest.MonkeyPa
     ref = pb.ScaledObjectRef(name="llama", namespace="default", scalerMetadata=metadata)
     async with serving(empty) as harness:
         stream = harness.stub.StreamIsActive(ref)
-        assert not (await stream.read()).result
+        assert not await next_result(stream)
         target = harness.targets[0]
         target.listed([Replica("a")], time.monotonic())
         for waiting in (1, 0) * 50 + (1,):
             target.read("a", reading(waiting))
         began = time.monotonic()
-        assert (await stream.read()).result
+        assert await next_result(stream)
         assert time.monotonic() - began > 0.05
         stream.cancel()
 
@@ -277,11 +283,11 @@ async def test_two_streams_of_one_name_are_independent(
     )
     async with serving(empty) as harness:
         one, two = harness.stub.StreamIsActive(REF), harness.stub.StreamIsActive(other)
-        assert not (await one.read()).result
-        assert not (await two.read()).result
+        assert not await next_result(one)
+        assert not await next_result(two)
         assert len(harness.targets) == 2
         answers(1)(harness.targets[1])
-        assert (await two.read()).result
+        assert await next_result(two)
         one.cancel()
         two.cancel()
 
@@ -309,16 +315,16 @@ async def test_specs_are_streamed_on_open() -> None:
 
 
 async def test_a_drain_says_so_ends_streams_with_ok_and_finishes_calls() -> None:
-    """NOT_SERVING first, then every stream ends with OK: KEDA comes back after 2 s, not after 60."""
+    """NOT_SERVING, then streams end with OK: KEDA comes back after 2 s and not after 60."""
     async with serving(lambda _: None) as harness:
-        health = health_pb2_grpc.HealthStub(harness.channel)
+        health: Any = health_pb2_grpc.HealthStub(harness.channel)
         watch = health.Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         idle = pb.ScaledObjectRef(name="idle", scalerMetadata=METADATA)
         stream = harness.stub.StreamIsActive(idle)
         await asyncio.wait_for(until(lambda: len(harness.targets) == 1), 5)
         empty(harness.targets[0])
-        assert not (await stream.read()).result
+        assert not await next_result(stream)
         under_way = asyncio.ensure_future(harness.stub.IsActive(REF))
         await asyncio.wait_for(until(lambda: len(harness.targets) == 2), 5)
 
@@ -341,7 +347,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_health_names_the_service() -> None:
     """Kubernetes probes ask for the whole server or for the service."""
     async with serving(empty) as harness:
-        health = health_pb2_grpc.HealthStub(harness.channel)
+        health: Any = health_pb2_grpc.HealthStub(harness.channel)
         for name in ("", "externalscaler.ExternalScaler"):
             answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
@@ -350,16 +356,14 @@ async def test_health_names_the_service() -> None:
 async def test_a_port_that_is_taken_is_an_error() -> None:
     """Two servers never share a port silently."""
     async with serving(empty) as harness:
+        servicer = Servicer(harness.store, Accepts(), Telemetry())
+        second = Server(servicer, f"127.0.0.1:{harness.server.port}", None)
         with pytest.raises(SettingsError, match="cannot listen"):
-            Server(
-                Servicer(harness.store, Accepts(), Telemetry()),
-                f"127.0.0.1:{harness.server.port}",
-                None,
-            )
+            await second.start()
 
 
 async def test_tls_mutual_tls_and_a_renewed_certificate(tmp_path: Path) -> None:
-    """A client without a certificate is refused; a certificate on disk is read again when it changes."""
+    """A client without a certificate is refused; a changed certificate is read again."""
     ca, client_ca = trustme.CA(), trustme.CA()
     files = Tls(tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "ca.pem")
 
@@ -396,13 +400,11 @@ async def test_tls_mutual_tls_and_a_renewed_certificate(tmp_path: Path) -> None:
     await server.drain()
 
 
-def test_a_certificate_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+async def test_a_certificate_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     """The error names the file."""
     files = Tls(tmp_path / "cert.pem", tmp_path / "key.pem", None)
-
-    async def build() -> None:
-        store = Store(lambda _: lambda: None, lambda *_: None, time.monotonic)
-        Server(Servicer(store, Accepts(), Telemetry()), "127.0.0.1:0", files)
+    store = Store(lambda _: lambda: None, lambda *_: None, time.monotonic)
+    server = Server(Servicer(store, Accepts(), Telemetry()), "127.0.0.1:0", files)
 
     with pytest.raises(SettingsError, match=r"key\.pem"):
-        asyncio.run(build())
+        await server.start()

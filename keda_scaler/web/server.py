@@ -1,0 +1,60 @@
+"""The HTTP server: /metrics, /healthz and /readyz."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from keda_scaler.errors import SettingsError
+from keda_scaler.telemetry import Telemetry
+
+
+class WebServer:
+    """Serves until it is stopped."""
+
+    def __init__(self, address: str, telemetry: Telemetry, is_ready: Callable[[], bool]) -> None:
+        self._address = address
+        self._telemetry = telemetry
+        self._is_ready = is_ready
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self.port = 0
+
+    async def start(self) -> None:
+        """Begin to answer.
+
+        Raises:
+            SettingsError: when the address cannot be listened on.
+
+        """
+        host, _, port = self._address.rpartition(":")
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host.strip("[]"), int(port))
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise SettingsError(
+                f"--http-address: cannot listen on {self._address}: {error.strerror}"
+            ) from error
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Stop answering."""
+        await self._runner.cleanup()
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(
+            body=self._telemetry.exposition(),
+            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        """Liveness: the event loop turns. Never whether anything upstream answers."""
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        ready = self._is_ready()
+        return web.Response(text="ok\n" if ready else "stopping\n", status=200 if ready else 503)
