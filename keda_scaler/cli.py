@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import uvloop
@@ -114,7 +114,12 @@ def _command() -> str:
 
 
 def main() -> None:
-    """Run the command line; exit code 1 and one line for a wrong setting."""
+    """Run the command line; exit code 1 for what is wrong with the command or the settings.
+
+    For a wrong command the default is 2, which of `probe` means that the answer is unknown.
+    """
+    usage_error: Any = typer.BadParameter.__base__  # typer does not export it
+    usage_error.exit_code = 1
     try:
         app()
     except KedaScalerError as error:

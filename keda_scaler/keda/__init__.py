@@ -1,0 +1,1 @@
+"""KEDA and the HPA as code: what they do with our answers."""
