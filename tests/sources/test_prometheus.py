@@ -6,46 +6,18 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-from aiohttp import web
 
 from keda_scaler.core.readings import Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.sources.prometheus import PrometheusServer, PrometheusSource
-from prometheus_server import ROOT, PrometheusProcess
+from metrics_page import Page, capture
+from prometheus_server import PrometheusProcess
 from prometheus_sink import RULES, reading, trigger_of, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CAPTURES = ROOT / "tests" / "captures"
-BUSY = (CAPTURES / "vllm-0.32.0__busy-queue.prom").read_text()
-IDLE = (CAPTURES / "vllm-0.32.0__idle-after.prom").read_text()
-FULL = (CAPTURES / "vllm-0.32.0__after-abort-0s.prom").read_text()
+BUSY, IDLE, FULL = capture("busy-queue"), capture("idle-after"), capture("after-abort-0s")
 QUEUE, WORK = Signal.QUEUE_DEPTH, Signal.CONCURRENCY
-
-
-class Page:
-    """A metrics page on a port of its own."""
-
-    def __init__(self, body: str) -> None:
-        self.body = body
-        self.address = ""
-        app = web.Application()
-        app.router.add_get("/metrics", self._answer)
-        self._runner = web.AppRunner(app)
-
-    async def start(self) -> None:
-        """Serve."""
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        host, port = self._runner.addresses[0][:2]
-        self.address = f"{host}:{port}"
-
-    async def stop(self) -> None:
-        """Refuse connections from now on."""
-        await self._runner.cleanup()
-
-    async def _answer(self, _: web.Request) -> web.Response:
-        return web.Response(text=self.body)
 
 
 class World:
