@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+from collections.abc import Iterator
 
+import pytest
+from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
 settings.register_profile("default", deadline=None, max_examples=100)
@@ -13,3 +16,13 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 def pytest_configure() -> None:
     """Leave no event loop behind that a test did not ask for: it would count as leaked."""
     asyncio.set_event_loop(None)
+
+
+@pytest.fixture(autouse=True)
+def _no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test in which the package blocks the event loop: every caller would wait."""
+    if request.node.get_closest_marker("blocks"):
+        yield
+        return
+    with blockbuster_ctx("keda_scaler"):
+        yield

@@ -364,6 +364,7 @@ async def test_a_port_that_is_taken_is_an_error() -> None:
             await second.start()
 
 
+@pytest.mark.blocks("certificates are read at start, and when a handshake finds them changed")
 async def test_tls_mutual_tls_and_a_renewed_certificate(tmp_path: Path) -> None:
     """A client without a certificate is refused; a changed certificate is read again."""
     ca, client_ca = trustme.CA(), trustme.CA()

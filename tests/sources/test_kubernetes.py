@@ -623,6 +623,7 @@ async def test_every_view_hears_of_every_change(cluster: SimulatedCluster, build
     assert list(cluster.requests) == ["list", "watch"]
 
 
+@pytest.mark.blocks("the kubeconfig is read in a worker thread that has a loop of its own")
 async def test_reads_the_kubeconfig(
     cluster: SimulatedCluster, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -642,6 +643,7 @@ async def test_reads_the_kubeconfig(
         await listed(view, "gpu-0")
 
 
+@pytest.mark.blocks("the kubeconfig is read in a worker thread that has a loop of its own")
 async def test_says_that_there_is_no_configuration(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
