@@ -29,7 +29,40 @@ class Missing:
     """Why not; short, no secret and no time, because it may end up in a Kubernetes Event."""
 
 
-Reading = Value | Missing
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """The engine is known not to expose the signal, so that nothing is missing: it abstains."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Requests of an engine that counts those that wait and those that ever ran, but not those
+    that run now. The store makes a `Value` of it: one request more when the counter has moved since
+    the poll before, because then at least one ran.
+    """
+
+    waiting: float
+    ever: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A histogram, cumulative since the process began."""
+
+    buckets: tuple[tuple[float, float], ...]
+    """Upper bounds in seconds, ascending, the last one infinite; and how many were at most that."""
+
+    at: float
+    """When it was measured, in monotonic seconds."""
+
+    started: float | None
+    """When the process began, in its own Unix seconds; None: not said."""
+
+
+Reading = Value | Missing | Lacking | Flow | Distribution
 Readings = Mapping[Signal, Reading]
 
 

@@ -14,3 +14,15 @@ class Signal(StrEnum):
 
     GPU_MEMORY_PRESSURE = "gpu-memory-pressure"
     """Share of the GPU memory that serves requests which is in use; ratio, 0 to 1."""
+
+    TTFT = "ttft"
+    """Time to first token, at the trigger's quantile over its window; seconds."""
+
+    ITL = "itl"
+    """Time between tokens, likewise; seconds."""
+
+    LATENCY = "latency"
+    """Time of a whole request, likewise; seconds."""
+
+
+LATENCIES = frozenset({Signal.TTFT, Signal.ITL, Signal.LATENCY})

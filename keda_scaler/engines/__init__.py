@@ -1,15 +1,16 @@
 """Engines: exposition text to readings, pure. One file per dialect, and the table below."""
 
 from collections.abc import Collection
+from functools import cache
 
 from keda_scaler.core.readings import Missing, Readings
 from keda_scaler.core.signals import Signal
-from keda_scaler.engines.dialect import Dialect
+from keda_scaler.engines.dialect import STARTED, Dialect
 from keda_scaler.engines.samples import Sample
 from keda_scaler.engines.vllm import VLLM
 
 DIALECTS: tuple[Dialect, ...] = (VLLM,)
-"""Every engine we know, in the order of detection."""
+"""Every engine we know, sorted by name."""
 
 
 def dialects(engine: str) -> tuple[Dialect, ...]:
@@ -17,9 +18,10 @@ def dialects(engine: str) -> tuple[Dialect, ...]:
     return tuple(dialect for dialect in DIALECTS if engine in {"auto", dialect.name})
 
 
+@cache
 def names(engine: str) -> frozenset[str]:
     """Give every sample name worth reading for a trigger's `engine`."""
-    return frozenset().union(*(dialect.names for dialect in dialects(engine)))
+    return frozenset({STARTED}.union(*(dialect.canonical for dialect in dialects(engine))))
 
 
 def path(engine: str) -> str:
@@ -31,22 +33,34 @@ def path(engine: str) -> str:
 def concerns(sample: Sample, engine: str, model: str | None) -> bool:
     """Whether a sample is of the engine and the model that a trigger names."""
     return any(
-        dialect.owns(sample) and model in {None, sample.labels[dialect.model_label]}
-        for dialect in dialects(engine)
+        dialect.owns(sample) and dialect.is_of(sample, model) for dialect in dialects(engine)
     )
+
+
+def detect(samples: Collection[Sample], engine: str) -> Dialect | Missing:
+    """Tell whose page this is, or why that cannot be told."""
+    candidates = dialects(engine)
+    found = [dialect for dialect in candidates if any(map(dialect.marked_by, samples))]
+    hidden = frozenset().union(*(dialect.supersedes for dialect in found))
+    found = [dialect for dialect in found if dialect.name not in hidden]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        both = " and ".join(dialect.name for dialect in found)
+        return Missing(f"the page is of {both}: give the trigger key engine")
+    known = ", ".join(dialect.name for dialect in candidates)
+    return Missing(f"no series of a known engine ({known})")
 
 
 def readings(samples: Collection[Sample], engine: str, model: str | None) -> Readings:
     """Read the signals of one replica.
 
-    Every signal has a reading: a value, or the reason why there is none.
+    Every signal has a reading, if only the reason why there is no value.
     """
-    candidates = dialects(engine)
-    for dialect in candidates:
-        if any(dialect.owns(sample) for sample in samples):
-            return dialect.readings(samples, model)
-    known = ", ".join(dialect.name for dialect in candidates)
-    return missing(f"no series of a known engine ({known})")
+    dialect = detect(samples, engine)
+    if isinstance(dialect, Missing):
+        return missing(dialect.reason)
+    return dialect.readings(samples, model)
 
 
 def missing(reason: str) -> Readings:
