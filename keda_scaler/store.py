@@ -9,18 +9,12 @@ Rules
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keda_scaler.core.activity import Memory, remember
 from keda_scaler.core.decision import Decision, State, decide
-from keda_scaler.core.readings import (
-    Missing,
-    Readings,
-    Replica,
-    ReplicaReadings,
-    Snapshot,
-)
-from keda_scaler.core.signals import Signal
+from keda_scaler.core.readings import Readings, Replica
+from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.errors import TooManyTargetsError
 from keda_scaler.sources.sink import Clock
@@ -83,9 +77,9 @@ class Target:
         """See `Sink.listed`."""
         known = self._replicas
         self._replicas = {
-            replica.name: ReplicaReadings(replica, before.values, before.problems)
+            replica.name: replace(before, replica=replica)
             if (before := known.get(replica.name)) is not None
-            else ReplicaReadings(replica, {}, {})
+            else ReplicaReadings(replica)
             for replica in replicas
         }
         self._listed_at = at if self._listed_at is None else max(self._listed_at, at)
@@ -97,19 +91,13 @@ class Target:
         self._problem = reason
         self._update()
 
-    def read(self, replica: str, readings: Readings) -> None:
+    def read(self, replica: str, readings: Readings, engine: str | None = None) -> None:
         """See `Sink.read`. A replica that is not (or no longer) listed is ignored."""
         before = self._replicas.get(replica)
         if before is None:
             return
-        values = dict(before.values)
-        problems: dict[Signal, Missing] = {}
-        for signal, reading in readings.items():
-            if isinstance(reading, Missing):
-                problems[signal] = reading
-            elif signal not in values or values[signal].at <= reading.at:
-                values[signal] = reading
-        self._replicas[replica] = ReplicaReadings(before.replica, values, problems)
+        window = self.trigger.latency_window_seconds
+        self._replicas[replica] = absorb(before, readings, engine, window)
         self._update()
 
     def decision(self) -> Decision:
@@ -152,7 +140,7 @@ class Target:
         snapshot = self.snapshot
         self._memory = remember(self._memory, self.trigger, snapshot, self._clock())
         tried = self._problem is not None or self._listed_at is not None
-        if tried and all(known.values or known.problems for known in snapshot.replicas):
+        if tried and all(known.was_tried for known in snapshot.replicas):
             self.first_reading.set()
         self._decide(snapshot)
 

@@ -19,8 +19,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import assert_never
 
-from keda_scaler.core.readings import Snapshot, Value
+from keda_scaler.core.readings import Value
 from keda_scaler.core.signals import Signal
+from keda_scaler.core.snapshot import Snapshot
 from keda_scaler.core.trigger import Trigger
 
 
@@ -78,7 +79,7 @@ def judge(trigger: Trigger, snapshot: Snapshot, now: float) -> Verdict:
             if value is not None:
                 fresh.append(value)
                 proven_at = min(proven_at, value.at)
-            else:
+            elif signal is Signal.CONCURRENCY or signal not in replica.lacking:
                 missing = missing or replica.problem(signal)
         last = _exceeded_until(signal, fresh, above)
         if last is not None and (evidence is None or last + stale_after > evidence.until):

@@ -11,9 +11,9 @@ from enum import StrEnum
 from typing import assert_never
 
 from keda_scaler.core.activity import Memory, Quiet, Unknown, Work, judge
-from keda_scaler.core.demand import report
-from keda_scaler.core.readings import Missing, Snapshot
+from keda_scaler.core.demand import Report, report
 from keda_scaler.core.signals import Signal
+from keda_scaler.core.snapshot import Snapshot
 from keda_scaler.core.trigger import Metric, Trigger
 
 
@@ -56,6 +56,9 @@ class Reported:
 
     number: float
     """From 0 to below 1e12."""
+
+    text: str = ""
+    """What is noteworthy about it, for people; empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +148,8 @@ def _answer(
     if state is State.UNKNOWN:
         return Unavailable(text)
     reported = report(metric, trigger, snapshot, now)
-    if not isinstance(reported, Missing):
-        return Reported(reported)
+    if isinstance(reported, Report):
+        return Reported(reported.number, reported.text)
     since = _known_until(metric.signal, trigger, snapshot)
     if reason is Reason.HOLD:
         return Held(f"{metric.signal} unknown: {reported.reason}")
@@ -161,9 +164,9 @@ def _known_until(signal: Signal, trigger: Trigger, snapshot: Snapshot) -> float 
     """Say until when at least one replica that counts had a fresh value; None: none ever had."""
     return max(
         (
-            replica.values[signal].at + trigger.stale_after
+            at + trigger.stale_after
             for replica in snapshot.replicas
-            if signal in replica.values and not replica.replica.terminating
+            if (at := replica.measured_at(signal)) is not None and not replica.replica.terminating
         ),
         default=None,
     )
@@ -189,7 +192,9 @@ def _until(trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float) -> 
     if snapshot.listed_at is not None:
         instants.add(snapshot.listed_at + trigger.stale_after)
     for replica in snapshot.replicas:
-        lapses = {value.at + trigger.stale_after for value in replica.values.values()}
+        measured = [value.at for value in replica.values.values()]
+        measured += [window.at for window in replica.windows.values()]
+        lapses = {at + trigger.stale_after for at in measured}
         instants |= lapses
         unknown_since |= lapses
     if memory.idle_since is not None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.alias_generators import to_camel
 
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.signals import Signal
+from keda_scaler.core.signals import LATENCIES, Signal
 from keda_scaler.core.values import (
     SHOWN,
     choice,
@@ -40,8 +40,7 @@ KEDA_KEYS = frozenset(
 NOT_YET = frozenset(
     {
         *("activationGpuUtilization", "targetGpuUtilization"),
-        *("targetTtftSeconds", "targetItlSeconds", "targetLatencySeconds"),
-        *("latencyQuantile", "latencyWindowSeconds", "coldStartSeconds"),
+        "coldStartSeconds",
         *("wakeFrom", "wakeService", "wakePort", "wakePath", "wakeQuery"),
         *("queueDepthQuery", "concurrencyQuery", "gpuMemoryQuery", "latencyQuery"),
     }
@@ -83,6 +82,7 @@ class Accepts:
 
 _Requests = Annotated[float, number(0.001, 1e6, "a number of requests")]
 _MoreThan = Annotated[float, number(0, 1e6, "a number of requests")]
+_Seconds = Annotated[float, number(0.001, 86400, "seconds")]
 _Pressure = Annotated[float, ratio(0.001)]
 
 
@@ -125,6 +125,15 @@ class Trigger(BaseModel):
     target_queue_depth: _Requests | None = None
     target_concurrency: _Requests | None = None
     target_gpu_memory_pressure: _Pressure | None = None
+    target_ttft_seconds: _Seconds | None = None
+    target_itl_seconds: _Seconds | None = None
+    target_latency_seconds: _Seconds | None = None
+
+    latency_quantile: Annotated[float, number(0.01, 0.999, "a quantile")] = 0.95
+    """Of the latencies."""
+
+    latency_window_seconds: Annotated[float, number(10, 3600, "seconds")] = 120.0
+    """How far back latencies are looked at."""
 
     gpu_memory_source: Annotated[
         Literal["auto", "kv-cache"], choice("auto", "kv-cache", not_yet={"device"})
@@ -163,12 +172,20 @@ class Trigger(BaseModel):
             Signal.QUEUE_DEPTH: self.target_queue_depth,
             Signal.CONCURRENCY: self.target_concurrency,
             Signal.GPU_MEMORY_PRESSURE: self.target_gpu_memory_pressure,
+            Signal.TTFT: self.target_ttft_seconds,
+            Signal.ITL: self.target_itl_seconds,
+            Signal.LATENCY: self.target_latency_seconds,
         }
         chosen = tuple(Metric(s, target) for s, target in targets.items() if target is not None)
         return chosen or (
             Metric(Signal.QUEUE_DEPTH, DEFAULT_QUEUE_DEPTH),
             Metric(Signal.GPU_MEMORY_PRESSURE, DEFAULT_GPU_MEMORY_PRESSURE),
         )
+
+    @cached_property
+    def reads_latencies(self) -> bool:
+        """Whether histograms have to be read, which most triggers do not need."""
+        return any(metric.signal in LATENCIES for metric in self.metrics)
 
     @cached_property
     def activations(self) -> tuple[tuple[Signal, float], ...]:

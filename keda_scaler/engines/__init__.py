@@ -19,9 +19,12 @@ def dialects(engine: str) -> tuple[Dialect, ...]:
 
 
 @cache
-def names(engine: str) -> frozenset[str]:
-    """Give every sample name worth reading for a trigger's `engine`."""
-    return frozenset({STARTED}.union(*(dialect.canonical for dialect in dialects(engine))))
+def names(engine: str, *, latencies: bool = True) -> frozenset[str]:
+    """Give every sample name worth reading for a trigger's `engine`, with or without histograms."""
+    known = dialects(engine)
+    if not latencies:
+        return frozenset().union(*(dialect.gauge_names for dialect in known))
+    return frozenset({STARTED}).union(*(dialect.canonical for dialect in known))
 
 
 def path(engine: str) -> str:
@@ -61,6 +64,16 @@ def readings(samples: Collection[Sample], engine: str, model: str | None) -> Rea
     if isinstance(dialect, Missing):
         return missing(dialect.reason)
     return dialect.readings(samples, model)
+
+
+def read(
+    samples: Collection[Sample], engine: str, model: str | None
+) -> tuple[Readings, str | None]:
+    """Read the signals of one replica, and tell the engine's key; None: it is not known."""
+    dialect = detect(samples, engine)
+    if isinstance(dialect, Missing):
+        return missing(dialect.reason), None
+    return dialect.readings(samples, model), dialect.name
 
 
 def missing(reason: str) -> Readings:

@@ -138,6 +138,14 @@ class Dialect:
                     names[other + name.removeprefix(prefix)] = name
         return names
 
+    @cached_property
+    def gauge_names(self) -> frozenset[str]:
+        """The names of what is not a latency, in all spellings."""
+        buckets = {
+            f"{family.name}_bucket" for family in chain.from_iterable(self.latencies.values())
+        }
+        return frozenset(name for name, own in self.canonical.items() if own not in buckets)
+
     def owns(self, sample: Sample) -> bool:
         """Whether the sample is one that this engine printed about itself."""
         return sample.name in self.canonical and (

@@ -82,8 +82,8 @@ class Pages:
             auto_decompress=True,
         )
 
-    async def readings(self, url: str, trigger: Trigger) -> Readings:
-        """Read one page.
+    async def read(self, url: str, trigger: Trigger) -> tuple[Readings, str | None]:
+        """Read one page: its readings, and the engine that it is of.
 
         Raises:
             SourceError: when it could not be read.
@@ -93,12 +93,12 @@ class Pages:
         result = "error"
         try:
             body, content_type = await self._fetch(url)
-            names = engines.names(trigger.engine)
+            names = engines.names(trigger.engine, latencies=trigger.reads_latencies)
             samples = parse_page(body, content_type, names, began)
             result = "ok"
         finally:
             self._record("endpoints", result, self._clock() - began)
-        return engines.readings(samples, trigger.engine, trigger.model)
+        return engines.read(samples, trigger.engine, trigger.model)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -232,12 +232,12 @@ class _Reader:
         failures = 0
         while True:
             try:
-                readings = await self._pages.readings(self.endpoint.url, self._trigger)
+                readings, engine = await self._pages.read(self.endpoint.url, self._trigger)
                 failures = 0
             except SourceError as error:
-                readings = engines.missing(str(error))
+                readings, engine = engines.missing(str(error)), None
                 failures += 1
-            self._sink.read(self.endpoint.replica.name, readings)
+            self._sink.read(self.endpoint.replica.name, readings, engine)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause(self._trigger.poll_seconds, failures)):
                     await self._wake.wait()

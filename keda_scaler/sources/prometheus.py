@@ -145,7 +145,8 @@ class _Target:
         self._log = _log.bind(
             namespace=namespace, prometheus=trigger.prometheus or trigger.server_address
         )
-        names = quote("|".join(sorted(engines.names(trigger.engine))))
+        wanted = engines.names(trigger.engine, latencies=trigger.reads_latencies)
+        names = quote("|".join(sorted(wanted)))
         bound = f"namespace={quote(namespace)}"
         self._engine_series = "{" + ",".join([f"__name__=~{names}", bound, *trigger.selector]) + "}"
         self._up_series = f"up{{{bound}}}"
@@ -189,8 +190,8 @@ class _Target:
         )
         self._listed_at = self._clock()
         self._sink.listed([Replica(name) for name in replicas], pin.to_monotonic(pin.newest))
-        for name, readings in replicas.items():
-            self._sink.read(name, readings)
+        for name, (readings, engine) in replicas.items():
+            self._sink.read(name, readings, engine)
 
     def _check(self, pin: Pin) -> None:
         limit = self._trigger.stale_after

@@ -94,8 +94,11 @@ class Roster:
 
     def replicas(
         self, samples: Iterable[Sample], scrapes: Iterable[Scrape], now: float
-    ) -> dict[str, Readings]:
-        """Give the replicas that exist by name, and what each one's samples say."""
+    ) -> dict[str, tuple[Readings, str | None]]:
+        """Give the replicas that exist by name, and what each one's samples say.
+
+        That is the readings and the engine's key; None: it is not known.
+        """
         samples = list(samples)
         self.remember(samples, now)
         fresh: defaultdict[Part, list[Sample]] = defaultdict(list)
@@ -137,9 +140,10 @@ class Roster:
             ]
         if not any(jobs.values()):
             return "Prometheus cannot scrape it (up is 0)"
-        known = ", ".join(dialect.name for dialect in engines.dialects(self._trigger.engine))
+        engine = self._trigger.engine
+        whose = "a known engine" if engine == "auto" else engine
         return (
-            f"scraped, but no series of {known} within staleSeconds ({self._trigger.stale_after:g})"
+            f"scraped, but no series of {whose} within staleSeconds ({self._trigger.stale_after:g})"
         )
 
     def _worth(
@@ -149,13 +153,13 @@ class Roster:
         names = {sample.name for sample in samples if self._concerns(sample)}
         return len(names), max(sample.at for sample in samples), scrape
 
-    def _readings(self, parts: Sequence[list[Sample] | str]) -> Readings:
+    def _readings(self, parts: Sequence[list[Sample] | str]) -> tuple[Readings, str | None]:
         samples: list[Sample] = []
         for part in parts:
             if isinstance(part, str):
-                return engines.missing(part)
+                return engines.missing(part), None
             samples += part
-        return engines.readings(samples, self._trigger.engine, self._trigger.model)
+        return engines.read(samples, self._trigger.engine, self._trigger.model)
 
     def _concerns(self, sample: Sample) -> bool:
         return engines.concerns(sample, self._trigger.engine, self._trigger.model)

@@ -21,5 +21,8 @@ class Sink(Protocol):
     def unlisted(self, reason: str) -> None:
         """Say that the replicas could not be listed, and why; the old list stands until stale."""
 
-    def read(self, replica: str, readings: Readings) -> None:
-        """Say what a replica's latest poll gave: per signal a value, or the reason why not."""
+    def read(self, replica: str, readings: Readings, engine: str | None = None) -> None:
+        """Say what a replica's latest poll gave: per signal a value, or the reason why not.
+
+        `engine` is the one that the poll found, by its key; None: it could not tell.
+        """

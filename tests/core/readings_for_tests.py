@@ -1,7 +1,8 @@
 """Snapshots in few words."""
 
-from keda_scaler.core.readings import Missing, Replica, ReplicaReadings, Snapshot, Value
+from keda_scaler.core.readings import Missing, Replica, Value
 from keda_scaler.core.signals import Signal
+from keda_scaler.core.snapshot import ReplicaReadings, Snapshot
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 
 
@@ -23,13 +24,13 @@ def replica(
     listed = Replica(name, ready=ready, terminating=terminating)
     if waiting is None:
         absent = Missing("no answer within 5 s")
-        return ReplicaReadings(listed, {}, dict.fromkeys(Signal, absent))
+        return ReplicaReadings(listed, problems=dict.fromkeys(Signal, absent))
     values = {
         Signal.QUEUE_DEPTH: Value(waiting, at),
         Signal.CONCURRENCY: Value(waiting + running, at),
         Signal.GPU_MEMORY_PRESSURE: Value(kv, at),
     }
-    return ReplicaReadings(listed, values, {})
+    return ReplicaReadings(listed, values)
 
 
 def snapshot(*replicas: ReplicaReadings, listed_at: float | None = 0.0) -> Snapshot:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from keda_scaler.core.activity import Memory, Quiet, Unknown, Work, judge, remember
-from keda_scaler.core.readings import Snapshot
+from keda_scaler.core.snapshot import Snapshot
 from readings_for_tests import replica, snapshot, trigger
 
 

@@ -17,8 +17,9 @@ from keda_scaler.core.decision import (
     Unavailable,
     decide,
 )
-from keda_scaler.core.readings import Snapshot, Value
+from keda_scaler.core.readings import Value
 from keda_scaler.core.signals import Signal
+from keda_scaler.core.snapshot import Snapshot
 from keda_scaler.core.trigger import Trigger
 from readings_for_tests import replica, snapshot, trigger
 

@@ -1,19 +1,29 @@
 """Demand: sums, means and missing replicas."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_scaler.core.demand import MAX_VALUE, report, with_missing
-from keda_scaler.core.readings import Missing
+from keda_scaler.core.demand import MAX_VALUE, MIN_OBSERVATIONS, Report, report, with_missing
+from keda_scaler.core.readings import Distribution, Lacking, Missing, Replica
 from keda_scaler.core.signals import Signal
-from keda_scaler.core.trigger import Metric
+from keda_scaler.core.snapshot import ReplicaReadings, Snapshot
+from keda_scaler.core.trigger import Metric, Trigger
+from keda_scaler.core.windows import Window
 from readings_for_tests import replica, snapshot, trigger
 
 QUEUE = Metric(Signal.QUEUE_DEPTH, 5.0)
 MEMORY = Metric(Signal.GPU_MEMORY_PRESSURE, 0.8)
+
+
+def number(metric: Metric, asks: Trigger, known: Snapshot, now: float = 1.0) -> float:
+    reported = report(metric, asks, known, now)
+    assert isinstance(reported, Report)
+    return reported.number
+
 
 counts = st.floats(0, 1e6)
 targets = st.floats(0.001, 1e6)
@@ -41,21 +51,21 @@ def test_requests_and_ratios_are_summed_for_average_value() -> None:
     """The HPA divides by the target and not by the replicas, so ratios are summed too."""
     known = snapshot(replica("a", waiting=12, kv=0.9), replica("b", waiting=3, kv=0.5))
 
-    assert report(QUEUE, trigger(), known, 1.0) == 15
-    assert report(MEMORY, trigger(), known, 1.0) == pytest.approx(1.4)
+    assert number(QUEUE, trigger(), known) == 15
+    assert number(MEMORY, trigger(), known) == pytest.approx(1.4)
 
 
 def test_means_are_reported_for_value() -> None:
     """With Value the HPA multiplies by its replicas itself."""
     known = snapshot(replica("a", waiting=12, kv=0.9), replica("b", waiting=3, kv=0.5))
 
-    assert report(QUEUE, trigger(metricType="Value"), known, 1.0) == 7.5
-    assert report(MEMORY, trigger(metricType="Value"), known, 1.0) == pytest.approx(0.7)
+    assert number(QUEUE, trigger(metricType="Value"), known) == 7.5
+    assert number(MEMORY, trigger(metricType="Value"), known) == pytest.approx(0.7)
 
 
 def test_no_replicas_is_zero() -> None:
     """At zero replicas there is no load on the engine, and that is known."""
-    assert report(QUEUE, trigger(), snapshot(), 1.0) == 0.0
+    assert number(QUEUE, trigger(), snapshot()) == 0.0
 
 
 def test_no_answer_from_any_replica_is_missing() -> None:
@@ -69,8 +79,8 @@ def test_a_stale_reading_counts_as_missing() -> None:
     """A reading is replayed until it is stale, then it is missing."""
     old_and_new = snapshot(replica("a", waiting=2, at=0.0), replica("b", waiting=2, at=10.0))
 
-    assert report(QUEUE, trigger(), old_and_new, 14.9) == 4
-    assert report(QUEUE, trigger(), old_and_new, 15.0) == 7
+    assert number(QUEUE, trigger(), old_and_new, 14.9) == 4
+    assert number(QUEUE, trigger(), old_and_new, 15.0) == 7
     assert isinstance(report(QUEUE, trigger(), old_and_new, 25.0), Missing)
 
 
@@ -78,7 +88,7 @@ def test_terminating_replicas_ask_for_nothing() -> None:
     """The HPA does not count them, and new replicas do not get their requests."""
     known = snapshot(replica("a", waiting=3), replica("b", waiting=50, terminating=True))
 
-    assert report(QUEUE, trigger(), known, 1.0) == 3
+    assert number(QUEUE, trigger(), known) == 3
 
 
 @given(counts, counts, st.integers(1, 20), st.integers(0, 20), targets)
@@ -119,6 +129,93 @@ def test_what_is_reported_is_finite_and_bounded(
 
     reported = report(QUEUE, trigger(metricType=metric_type), known, 1.0)
 
-    if not isinstance(reported, Missing):
-        assert math.isfinite(reported)
-        assert 0 <= reported < MAX_VALUE
+    if isinstance(reported, Report):
+        assert math.isfinite(reported.number)
+        assert 0 <= reported.number < MAX_VALUE
+
+
+TTFT = Metric(Signal.TTFT, 2.0)
+
+
+def slow(
+    name: str, *, finished: int, seconds: float = 1.5, running: float = 0, ready: bool = True
+) -> ReplicaReadings:
+    """Build a replica that finished requests within the window, all in one bucket of 1 second."""
+    bounds = (*range(1, 11), math.inf)
+
+    def look(count: int, at: float) -> Distribution:
+        return Distribution(
+            tuple((bound, float(count if bound >= seconds else 0)) for bound in bounds), at, None
+        )
+
+    known = replica(name, running=running, at=10.0, ready=ready)
+    window = Window((look(5, 0.0), look(5 + finished, 10.0)))
+    return replace(known, windows={Signal.TTFT: window})
+
+
+def ttft(*replicas: ReplicaReadings, **keys: str) -> Report | Missing:
+    return report(TTFT, trigger(targetTtftSeconds="2", **keys), snapshot(*replicas), 11.0)
+
+
+def test_a_latency_is_the_quantile_times_the_ready_replicas() -> None:
+    """The HPA divides by the target and by its replicas, and shows the quantile."""
+    loading = replica("c", None, ready=False)
+    reported = ttft(slow("a", finished=20), slow("b", finished=20), loading)
+
+    assert isinstance(reported, Report)
+    assert reported.number == pytest.approx(2 * 1.95)
+    by_value = ttft(slow("a", finished=20), slow("b", finished=20), metricType="Value")
+    assert isinstance(by_value, Report)
+    assert by_value.number == pytest.approx(1.95)
+
+
+def test_the_quantile_is_over_the_requests_of_all_replicas() -> None:
+    """It is not a mean of quantiles: twenty slow ones among two hundred are the slowest tenth."""
+    reported = ttft(
+        slow("a", finished=180), slow("b", finished=20, seconds=2.5), latencyQuantile="0.9"
+    )
+
+    assert isinstance(reported, Report)
+    assert reported.number == pytest.approx(2 * 2.0)
+
+
+def test_a_latency_asks_for_at_most_twice_the_replicas() -> None:
+    """Latency is not linear in replicas."""
+    reported = ttft(slow("a", finished=20, seconds=9.5), slow("b", finished=20, seconds=9.5))
+
+    assert isinstance(reported, Report)
+    assert reported.number == 2 * 2 * 2.0
+
+
+def test_a_latency_beyond_the_last_bound_is_at_least_that() -> None:
+    """The overflow bucket has no upper bound, and the text says so."""
+    reported = ttft(slow("a", finished=20, seconds=11))
+
+    assert reported == Report(4.0, "at least 10 s")
+
+
+@pytest.mark.parametrize(("running", "value"), [(1, 2.0), (0, 0.0)])
+def test_too_few_requests_have_no_opinion(running: float, value: float) -> None:
+    """No change while there is work, else 0, so that a latency never keeps idle replicas."""
+    reported = ttft(slow("a", finished=MIN_OBSERVATIONS - 1, running=running))
+
+    assert isinstance(reported, Report)
+    assert reported.number == value
+    assert reported.text == "fewer than 10 observed in 120 s"
+
+
+def test_a_latency_nobody_measures_is_missing() -> None:
+    """Stale looks are as good as none."""
+    assert isinstance(ttft(replica("a", None)), Missing)
+    old = report(TTFT, trigger(targetTtftSeconds="2"), snapshot(slow("a", finished=20)), now=25.0)
+    assert isinstance(old, Missing)
+
+
+def test_an_engine_that_lacks_a_signal_abstains() -> None:
+    """It is no error and no pressure: 0, and the reason."""
+    lacking = Lacking("llama.cpp does not expose gpu-memory-pressure")
+    one = ReplicaReadings(Replica("a"), lacking={Signal.GPU_MEMORY_PRESSURE: lacking})
+
+    assert report(MEMORY, trigger(), snapshot(one), 1.0) == Report(0.0, lacking.reason)
+    both = snapshot(one, replica("b", kv=0.5))
+    assert report(MEMORY, trigger(), both, 1.0) == Report(0.5)

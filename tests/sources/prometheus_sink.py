@@ -37,7 +37,7 @@ class RememberingSink:
         self.names = None
         self.reasons.append(reason)
 
-    def read(self, replica: str, readings: Readings) -> None:
+    def read(self, replica: str, readings: Readings, engine: str | None = None) -> None:
         """Keep the readings."""
         assert replica in (self.names or []), "a replica is listed before it is read"
         self.readings[replica] = readings

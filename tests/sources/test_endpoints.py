@@ -45,7 +45,7 @@ class Notebook:
         self.problems.append(reason)
         self.news.set()
 
-    def read(self, replica: str, readings: Readings) -> None:
+    def read(self, replica: str, readings: Readings, engine: str | None = None) -> None:
         self.readings[replica] = readings
         self.news.set()
 

@@ -26,21 +26,27 @@ def samples(
     ]
 
 
+NOT_SEEN = "scraped, but no series of a known engine within staleSeconds (5)"
+
+
 def scrape(labels: dict[str, str], *, succeeded: bool = True) -> Scrape:
     """Make the scrape target of these labels."""
     return Scrape(Part.of(labels), labels["job"], succeeded)
 
 
-def waiting(replica: Readings) -> float:
+Answer = tuple[Readings, str | None]
+
+
+def waiting(replica: Answer) -> float:
     """Give the queue depth, which must be a number."""
-    reading = replica[Signal.QUEUE_DEPTH]
+    reading = replica[0][Signal.QUEUE_DEPTH]
     assert isinstance(reading, Value)
     return reading.number
 
 
-def problem(replica: Readings) -> str:
+def problem(replica: Answer) -> str:
     """Give the reason, which must be the same for all signals."""
-    (reading,) = set(replica.values())
+    (reading,) = set(replica[0].values())
     assert isinstance(reading, Missing)
     return reading.reason
 
@@ -48,7 +54,7 @@ def problem(replica: Readings) -> str:
 def test_readings_are_as_old_as_their_samples() -> None:
     """A sample keeps its own time, whatever the time of the poll."""
     found = Roster(trigger_of()).replicas(samples(A, 3, at=NOW - 4), [scrape(A)], NOW)
-    assert found["a"][Signal.QUEUE_DEPTH] == Value(3, NOW - 4)
+    assert found["a"][0][Signal.QUEUE_DEPTH] == Value(3, NOW - 4)
 
 
 def test_data_parallel_engines_of_a_pod_add_up() -> None:
@@ -72,7 +78,7 @@ def test_of_two_scrapes_the_complete_one_is_read() -> None:
     other = A | {"job": "other"}
     both = samples(A, 3, at=NOW - 2) + samples(other, 3, at=NOW - 1)[:1]
     found = Roster(trigger_of()).replicas(both, [scrape(A), scrape(other)], NOW)
-    assert isinstance(found["a"][Signal.CONCURRENCY], Value)
+    assert isinstance(found["a"][0][Signal.CONCURRENCY], Value)
 
 
 def test_a_failed_scrape_gives_way_to_one_that_succeeds() -> None:
@@ -96,13 +102,13 @@ def test_one_silent_part_makes_a_replica_silent() -> None:
     targets = [scrape(A), scrape(second)]
     assert waiting(roster.replicas(samples(A, 3) + samples(second, 4), targets, NOW)["a"]) == 7
     found = roster.replicas(samples(A, 3), targets, NOW)
-    assert problem(found["a"]) == "scraped, but no series of vllm within staleSeconds (5)"
+    assert problem(found["a"]) == NOT_SEEN
 
 
 def test_a_stale_sample_is_no_answer() -> None:
     """A sample older than staleSeconds shows that the replica is there, and nothing else."""
     found = Roster(trigger_of()).replicas(samples(A, 3, at=NOW - 6), [scrape(A)], NOW)
-    assert problem(found["a"]) == "scraped, but no series of vllm within staleSeconds (5)"
+    assert problem(found["a"]) == NOT_SEEN
 
 
 def test_scrape_targets_without_an_engine_are_no_replicas() -> None:

@@ -1,0 +1,112 @@
+"""Snapshots: all that is known of a target at one instant."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from keda_scaler.core.readings import (
+    Distribution,
+    Flow,
+    Lacking,
+    Missing,
+    Readings,
+    Replica,
+    Value,
+)
+from keda_scaler.core.signals import Signal
+from keda_scaler.core.windows import Window, extend
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaReadings:
+    """A listed replica and what is known of it."""
+
+    replica: Replica
+
+    values: Mapping[Signal, Value] = field(default_factory=dict)
+    """The newest value of each signal, however old it is."""
+
+    problems: Mapping[Signal, Missing] = field(default_factory=dict)
+    """Why the latest poll gave no value, for those signals where it gave none."""
+
+    lacking: Mapping[Signal, Lacking] = field(default_factory=dict)
+    """The signals that this engine is known not to expose."""
+
+    windows: Mapping[Signal, Window] = field(default_factory=dict)
+    """The latest looks at each latency's histogram."""
+
+    ever: float | None = None
+    """The counter of the newest `Flow`; None: there was none."""
+
+    engine: str | None = None
+    """The engine that the latest poll found, by its key; None: it could not tell."""
+
+    def fresh(self, signal: Signal, now: float, stale_after: float) -> Value | None:
+        """Give the newest value, or None when there is none or it is too old to believe."""
+        value = self.values.get(signal)
+        return value if value is not None and now < value.at + stale_after else None
+
+    def fresh_window(self, signal: Signal, now: float, stale_after: float) -> Window | None:
+        """Give the looks at a latency, or None when the newest is too old to believe."""
+        window = self.windows.get(signal)
+        return window if window is not None and now < window.at + stale_after else None
+
+    def measured_at(self, signal: Signal) -> float | None:
+        """Say when the signal was measured last; None: never."""
+        known = self.values.get(signal) or self.windows.get(signal)
+        return None if known is None else known.at
+
+    def problem(self, signal: Signal) -> str:
+        """Say why there is no fresh value, for people."""
+        problem = self.problems.get(signal)
+        read = self.values or self.windows
+        why = problem.reason if problem else "no news" if read else "not read yet"
+        return f"{self.replica.name}: {why}"
+
+    @property
+    def was_tried(self) -> bool:
+        """Whether a poll of it has ended, in whatever way."""
+        return bool(self.values or self.problems or self.lacking or self.windows)
+
+
+def absorb(
+    before: ReplicaReadings, readings: Readings, engine: str | None, window_seconds: float
+) -> ReplicaReadings:
+    """Take the readings of a poll in. What is older than what is known changes nothing."""
+    values, windows, ever = dict(before.values), dict(before.windows), before.ever
+    problems: dict[Signal, Missing] = {}
+    lacking: dict[Signal, Lacking] = {}
+    for signal, reading in readings.items():
+        match reading:
+            case Missing():
+                problems[signal] = reading
+            case Lacking():
+                lacking[signal] = reading
+                values.pop(signal, None)
+            case Distribution():
+                windows[signal] = extend(windows.get(signal), reading, window_seconds)
+            case Flow():
+                moved = ever is not None and ever != reading.ever
+                _renew(values, signal, Value(reading.waiting + moved, reading.at))
+                ever = reading.ever
+            case Value():
+                _renew(values, signal, reading)
+    return ReplicaReadings(before.replica, values, problems, lacking, windows, ever, engine)
+
+
+def _renew(values: dict[Signal, Value], signal: Signal, value: Value) -> None:
+    if signal not in values or values[signal].at <= value.at:
+        values[signal] = value
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All readings of a target at one instant."""
+
+    replicas: tuple[ReplicaReadings, ...] = ()
+    """Every listed replica, ordered by name."""
+
+    listed_at: float | None = None
+    """As of when the list of replicas is confirmed; None: it was never known."""
+
+    problem: str | None = None
+    """Why the replicas could not be listed the last time; None: they were."""

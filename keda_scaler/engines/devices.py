@@ -1,0 +1,233 @@
+"""GPU exporters: what they print of device memory and utilization, and whose GPU it is. Pure.
+
+A GPU is told by its labels, not by its series: one that several pods share is printed once per pod
+with the whole GPU's number, and counts once. Which pod it serves is in `exported_pod` where
+Prometheus kept the exporter's own `pod` for itself (dcgm-exporter's chart does), else in `pod`.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from keda_scaler.core.readings import Missing, Value
+from keda_scaler.engines.samples import Sample
+
+MIB = float(1 << 20)
+MB = 1e6
+
+SENTINEL = 1e15
+"""dcgm prints 9223372036854775794 and its like for what it does not know; no GPU has a petabyte."""
+
+_POD_LABELS = ("exported_pod", "pod", "pod_name")
+_NAMESPACE_LABELS = ("exported_namespace", "namespace", "pod_namespace")
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """The families of one GPU exporter."""
+
+    title: str
+
+    used: str
+    """Sample name of the memory in use."""
+
+    rest: tuple[str, ...]
+    """Names that, with `used`, add up to the whole memory. Those that are absent count as 0."""
+
+    total: str | None
+    """Name of the whole memory, where it is printed; it then wins over the sum."""
+
+    scale: float
+    """Bytes in the exporter's unit of memory."""
+
+    utilization: str | None
+    """Sample name of how busy the GPU is."""
+
+    utilization_scale: float
+    """1 for a ratio, 0.01 for percent."""
+
+    identity: tuple[str, ...]
+    """Labels that tell one GPU (or one instance of it) from another."""
+
+    notes: str = ""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Every sample name that is read."""
+        names = {self.used, *self.rest, self.total, self.utilization}
+        return frozenset(name for name in names if name is not None)
+
+
+EXPORTERS: tuple[Exporter, ...] = (
+    Exporter(
+        "dcgm-exporter",
+        used="DCGM_FI_DEV_FB_USED",
+        rest=("DCGM_FI_DEV_FB_FREE", "DCGM_FI_DEV_FB_RESERVED"),
+        total="DCGM_FI_DEV_FB_TOTAL",
+        scale=MIB,
+        utilization="DCGM_FI_DEV_GPU_UTIL",
+        utilization_scale=0.01,
+        identity=("UUID", "GPU_I_ID"),
+        notes="RESERVED is printed from 4.4.0 on; TOTAL only where the counters file names it.",
+    ),
+    Exporter(
+        "NVIDIA's names of nvidia_gpu_prometheus_exporter, and keda-scaler exporter",
+        used="nvidia_gpu_memory_used_bytes",
+        rest=(),
+        total="nvidia_gpu_memory_total_bytes",
+        scale=1.0,
+        utilization="nvidia_gpu_utilization_ratio",
+        utilization_scale=1.0,
+        identity=("uuid",),
+    ),
+    Exporter(
+        "nvidia_gpu_exporter",
+        used="nvidia_smi_memory_used_bytes",
+        rest=(),
+        total="nvidia_smi_memory_total_bytes",
+        scale=1.0,
+        utilization="nvidia_smi_utilization_gpu_ratio",
+        utilization_scale=1.0,
+        identity=("uuid",),
+        notes="Prints no pod: only the pod that it runs in is known, as a sidecar.",
+    ),
+    Exporter(
+        "Triton",
+        used="nv_gpu_memory_used_bytes",
+        rest=(),
+        total="nv_gpu_memory_total_bytes",
+        scale=1.0,
+        utilization="nv_gpu_utilization",
+        utilization_scale=1.0,
+        identity=("gpu_uuid",),
+        notes="Every GPU that the server sees.",
+    ),
+    Exporter(
+        "AMD device-metrics-exporter",
+        used="gpu_used_vram",
+        rest=(),
+        total="gpu_total_vram",
+        scale=MB,
+        utilization="gpu_gfx_activity",
+        utilization_scale=0.01,
+        identity=("serial_number", "gpu_id"),
+    ),
+    Exporter(
+        "AMD device-metrics-exporter with the prefix amd_",
+        used="amd_gpu_used_vram",
+        rest=(),
+        total="amd_gpu_total_vram",
+        scale=MB,
+        utilization="amd_gpu_gfx_activity",
+        utilization_scale=0.01,
+        identity=("serial_number", "gpu_id"),
+    ),
+    Exporter(
+        "Intel xpumd",
+        used="hw_memory_usage_bytes",
+        rest=(),
+        total="hw_memory_size_bytes",
+        scale=1.0,
+        utilization="hw_gpu_utilization_ratio",
+        utilization_scale=1.0,
+        identity=("hw_id", "id"),
+        notes="Names as OpenTelemetry's rules make them; not checked on a live page.",
+    ),
+)
+"""In the order of preference: the first that has series of a pod is read."""
+
+NAMES = frozenset().union(*(exporter.names for exporter in EXPORTERS))
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One GPU, or one instance of a partitioned GPU."""
+
+    used_bytes: float
+    total_bytes: float
+    utilization: float | None
+    """0 to 1; None: not said."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReadings:
+    """What the GPUs of one replica say."""
+
+    memory: Value | Missing
+    """Share of their memory in use, 0 to 1."""
+
+    utilization: Value | Missing
+    """Mean of how busy they are, 0 to 1."""
+
+
+def pod_of(sample: Sample) -> str:
+    """Tell whose GPU a series is of; empty when it does not say."""
+    return next((pod for name in _POD_LABELS if (pod := sample.labels.get(name))), "")
+
+
+def namespace_of(sample: Sample) -> str:
+    """Tell the namespace of that pod; empty when it does not say."""
+    return next((given for name in _NAMESPACE_LABELS if (given := sample.labels.get(name))), "")
+
+
+def of_pod(samples: Iterable[Sample], namespace: str, pod: str) -> list[Sample]:
+    """Pick the series of one pod's GPUs."""
+    return [
+        sample
+        for sample in samples
+        if sample.name in NAMES and pod_of(sample) == pod and namespace_of(sample) == namespace
+    ]
+
+
+def device_readings(samples: Collection[Sample]) -> DeviceReadings:
+    """Read the GPUs of one replica from the series that concern it."""
+    for exporter in EXPORTERS:
+        devices = _devices(exporter, [s for s in samples if s.name in exporter.names])
+        if devices:
+            return combined(devices)
+    absent = Missing("no series of a GPU's memory (DCGM_FI_DEV_FB_USED and others)")
+    return DeviceReadings(absent, absent)
+
+
+def combined(devices: Sequence[Device]) -> DeviceReadings:
+    """Combine the GPUs of one replica: memory is added up, utilization averaged."""
+    at = min(device.at for device in devices)
+    total = math.fsum(device.total_bytes for device in devices)
+    used = math.fsum(device.used_bytes for device in devices)
+    busy = [device.utilization for device in devices if device.utilization is not None]
+    return DeviceReadings(
+        Value(min(1.0, used / total), at),
+        Value(math.fsum(busy) / len(busy), at) if busy else Missing("no series of GPU utilization"),
+    )
+
+
+def _devices(exporter: Exporter, samples: Collection[Sample]) -> list[Device]:
+    by_gpu: defaultdict[tuple[str, ...], dict[str, Sample]] = defaultdict(dict)
+    for sample in samples:
+        if not 0 <= sample.number < SENTINEL:
+            continue
+        gpu = tuple(sample.labels.get(name, "") for name in exporter.identity)
+        known = by_gpu[gpu].get(sample.name)
+        if known is None or sample.at > known.at:
+            by_gpu[gpu][sample.name] = sample
+    found = (_device(exporter, numbers) for numbers in by_gpu.values())
+    return [device for device in found if device is not None]
+
+
+def _device(exporter: Exporter, numbers: Mapping[str, Sample]) -> Device | None:
+    used = numbers.get(exporter.used)
+    if used is None:
+        return None
+    whole = numbers.get(exporter.total or "")
+    total = 0.0 if whole is None else whole.number
+    if whole is None and exporter.rest and exporter.rest[0] in numbers:
+        parts = (numbers[name].number for name in exporter.rest if name in numbers)
+        total = used.number + math.fsum(parts)
+    if not total:
+        return None
+    busy = numbers.get(exporter.utilization or "")
+    ratio = None if busy is None else min(1.0, busy.number * exporter.utilization_scale)
+    return Device(used.number * exporter.scale, total * exporter.scale, ratio, used.at)
