@@ -191,8 +191,8 @@ class EndpointsSource:
         path = trigger.path or engines.path(trigger.engine)
         async with self._directory.follow(namespace) as view:
             while True:
-                listing = view.endpoints(trigger.service, trigger.port, path)
-                yield self._allowed(listing)
+                if view.was_tried:
+                    yield self._allowed(view.endpoints(trigger.service, trigger.port, path))
                 await view.changed(trigger.poll_seconds)
 
     def _allowed(self, listing: Listing | Missing) -> Listing | Missing:

@@ -101,6 +101,11 @@ class NamespaceView:
         self._shared = shared
         self._seen = shared.changes
 
+    @property
+    def was_tried(self) -> bool:
+        """Whether the first attempt to list has ended, in whatever way."""
+        return self._shared.is_listed or self._shared.failing is not None
+
     def endpoints(self, service: str, port: str | None, path: str) -> Listing | Missing:
         """Give the endpoints of a Service, or the reason why they are not known.
 

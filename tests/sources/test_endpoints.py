@@ -284,3 +284,13 @@ def test_pauses_grow_after_failures_and_are_bounded() -> None:
     assert 8.0 <= pause(5.0, 3) <= 10.0
     assert 12.0 <= pause(5.0, 50) <= 15.0
     assert 24.0 <= pause(30.0, 50) <= 30.0
+
+
+async def test_nothing_is_said_before_the_first_list_has_been_tried() -> None:
+    """A new target waits for its first reading; an error at once would be one too many."""
+    async with SimulatedEngine() as engine, SimulatedCluster() as cluster:
+        cluster_with(cluster)([("a", engine, True, False)])
+        async with reading(fast(service="llama"), directory=cluster_directory(cluster)) as notebook:
+            await notebook.until(lambda: notebook.queue("a") == 0.0)
+
+            assert notebook.problems == []
