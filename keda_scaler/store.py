@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from keda_scaler.core.activity import Memory, remember
 from keda_scaler.core.decision import Decision, State, decide
-from keda_scaler.core.readings import Readings, Replica
+from keda_scaler.core.readings import Engine, Readings, Replica
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.errors import TooManyTargetsError
@@ -91,7 +91,7 @@ class Target:
         self._problem = reason
         self._update()
 
-    def read(self, replica: str, readings: Readings, engine: str | None = None) -> None:
+    def read(self, replica: str, readings: Readings, engine: Engine | None = None) -> None:
         """See `Sink.read`. A replica that is not (or no longer) listed is ignored."""
         before = self._replicas.get(replica)
         if before is None:
@@ -168,7 +168,10 @@ class Target:
 
 def told(decision: Decision) -> tuple[object, ...]:
     """Reduce a decision to what others see of it."""
-    return decision.state, decision.reason, decision.text, decision.answers
+    return (
+        *(decision.state, decision.reason, decision.text, decision.answers),
+        *(decision.engines, decision.warnings),
+    )
 
 
 class Store:

@@ -38,9 +38,17 @@ def configure_logging() -> None:
     )
 
 
+def _line(decision: Decision) -> tuple[object, ...]:
+    """Reduce a decision to what makes a new line of the log."""
+    return decision.state, decision.reason, decision.engines
+
+
 def _short(answer: Answer) -> float | str:
     """Write an answer as its value, or as why there is none."""
-    return round(answer.number, 3) if isinstance(answer, Reported) else answer.text
+    if not isinstance(answer, Reported):
+        return answer.text
+    number = round(answer.number, 3)
+    return f"{number:g} ({answer.text})" if answer.text else number
 
 
 class _Targets(Collector):
@@ -110,16 +118,18 @@ class Telemetry:
 
     def decided(self, target: Target, before: Decision | None, decision: Decision) -> None:
         """Log a decision whose state or reason changed: one line with the reason."""
-        if before is not None and (before.state, before.reason) == (
-            decision.state,
-            decision.reason,
-        ):
+        key = target.key
+        if decision.warnings and (before is None or before.warnings != decision.warnings):
+            for text in decision.warnings:
+                _log.warning("trigger", namespace=key.namespace, name=key.name, text=text)
+        if before is not None and _line(before) == _line(decision):
             return
         self._decisions.labels(decision.state, decision.reason).inc()
         _log.info(
             "decision",
-            namespace=target.key.namespace,
-            name=target.key.name,
+            namespace=key.namespace,
+            name=key.name,
+            engines=decision.engines,
             state=decision.state.value,
             reason=decision.reason.value,
             text=decision.text,

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from keda_scaler.core.readings import Value
-from keda_scaler.core.signals import Signal
+from keda_scaler.core.signals import RATIOS, Signal
 from keda_scaler.core.snapshot import Snapshot
 from keda_scaler.core.trigger import Trigger
 
@@ -105,7 +105,7 @@ def _exceeded_until(signal: Signal, values: Iterable[Value], above: float) -> fl
     """
     total = 0.0
     for value in sorted(values, key=lambda value: -value.at):
-        total = value.number if signal is Signal.GPU_MEMORY_PRESSURE else total + value.number
+        total = value.number if signal in RATIOS else total + value.number
         if total > above:
             return value.at
     return None

@@ -5,13 +5,14 @@ Time and readings decide; how often it is asked for does not.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
 from keda_scaler.core.activity import Memory, Quiet, Unknown, Work, judge
 from keda_scaler.core.demand import Report, report
+from keda_scaler.core.readings import Engine
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import Snapshot
 from keda_scaler.core.trigger import Metric, Trigger
@@ -90,6 +91,12 @@ class Decision:
     answers: Mapping[Signal, Answer]
     """One for each metric of the trigger."""
 
+    engines: tuple[str, ...]
+    """The engines that were found on the replicas, by their keys."""
+
+    warnings: tuple[str, ...]
+    """What makes this trigger misbehave with these engines, for people."""
+
     until: float
     """When this decision may change although nothing new is read, in monotonic seconds."""
 
@@ -101,7 +108,33 @@ def decide(trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float) -> 
         metric.signal: _answer(metric, trigger, snapshot, now, (state, reason, text))
         for metric in trigger.metrics
     }
-    return Decision(state, reason, text, answers, _until(trigger, snapshot, memory, now))
+    engines = {replica.engine for replica in snapshot.replicas if replica.engine is not None}
+    return Decision(
+        state,
+        reason,
+        text,
+        answers,
+        tuple(sorted(engine.key for engine in engines)),
+        tuple(_warnings(trigger, engines)),
+        _until(trigger, snapshot, memory, now),
+    )
+
+
+def _warnings(trigger: Trigger, engines: Collection[Engine]) -> Iterator[str]:
+    """Say why a target on the device will not do what it seems to promise."""
+    signals = {metric.signal for metric in trigger.metrics}
+    reserving = sorted(engine.key for engine in engines if engine.reserves_memory)
+    by_device = trigger.gpu_memory_source == "device" and Signal.GPU_MEMORY_PRESSURE in signals
+    if by_device and reserving:
+        yield (
+            f"{reserving[0]} takes its GPU memory at start and keeps it: a target on device memory "
+            "scales out and never in; gpuMemorySource kv-cache follows the load"
+        )
+    if Signal.GPU_UTILIZATION in signals:
+        yield (
+            "one request is enough to keep a GPU busy: gpu-utilization tells busy from idle, "
+            "not how much work there is; targetQueueDepth or targetConcurrency does"
+        )
 
 
 def _state(

@@ -67,6 +67,18 @@ Readings = Mapping[Signal, Reading]
 
 
 @dataclass(frozen=True, slots=True)
+class Engine:
+    """What a poll found out about the engine of a replica."""
+
+    key: str
+    """As the trigger key `engine` spells it."""
+
+    reserves_memory: bool
+    """Whether it takes its GPU memory at start and keeps it, so that device memory in use says
+    nothing about load."""
+
+
+@dataclass(frozen=True, slots=True)
 class Replica:
     """A replica of the model server that a source lists, whether or not it answers."""
 

@@ -15,6 +15,9 @@ class Signal(StrEnum):
     GPU_MEMORY_PRESSURE = "gpu-memory-pressure"
     """Share of the GPU memory that serves requests which is in use; ratio, 0 to 1."""
 
+    GPU_UTILIZATION = "gpu-utilization"
+    """How busy the replica's GPUs are, on average; ratio, 0 to 1."""
+
     TTFT = "ttft"
     """Time to first token, at the trigger's quantile over its window; seconds."""
 
@@ -24,5 +27,8 @@ class Signal(StrEnum):
     LATENCY = "latency"
     """Time of a whole request, likewise; seconds."""
 
+
+RATIOS = frozenset({Signal.GPU_MEMORY_PRESSURE, Signal.GPU_UTILIZATION})
+"""Signals that are a share; the others are requests or seconds."""
 
 LATENCIES = frozenset({Signal.TTFT, Signal.ITL, Signal.LATENCY})

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from keda_scaler.core.readings import (
     Distribution,
+    Engine,
     Flow,
     Lacking,
     Missing,
@@ -37,8 +38,8 @@ class ReplicaReadings:
     ever: float | None = None
     """The counter of the newest `Flow`; None: there was none."""
 
-    engine: str | None = None
-    """The engine that the latest poll found, by its key; None: it could not tell."""
+    engine: Engine | None = None
+    """The engine that the latest poll found; None: it could not tell."""
 
     def fresh(self, signal: Signal, now: float, stale_after: float) -> Value | None:
         """Give the newest value, or None when there is none or it is too old to believe."""
@@ -69,7 +70,7 @@ class ReplicaReadings:
 
 
 def absorb(
-    before: ReplicaReadings, readings: Readings, engine: str | None, window_seconds: float
+    before: ReplicaReadings, readings: Readings, engine: Engine | None, window_seconds: float
 ) -> ReplicaReadings:
     """Take the readings of a poll in. What is older than what is known changes nothing."""
     values, windows, ever = dict(before.values), dict(before.windows), before.ever

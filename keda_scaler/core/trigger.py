@@ -39,7 +39,6 @@ KEDA_KEYS = frozenset(
 
 NOT_YET = frozenset(
     {
-        *("activationGpuUtilization", "targetGpuUtilization"),
         "coldStartSeconds",
         *("wakeFrom", "wakeService", "wakePort", "wakePath", "wakeQuery"),
         *("queueDepthQuery", "concurrencyQuery", "gpuMemoryQuery", "latencyQuery"),
@@ -125,6 +124,7 @@ class Trigger(BaseModel):
     target_queue_depth: _Requests | None = None
     target_concurrency: _Requests | None = None
     target_gpu_memory_pressure: _Pressure | None = None
+    target_gpu_utilization: _Pressure | None = None
     target_ttft_seconds: _Seconds | None = None
     target_itl_seconds: _Seconds | None = None
     target_latency_seconds: _Seconds | None = None
@@ -136,7 +136,7 @@ class Trigger(BaseModel):
     """How far back latencies are looked at."""
 
     gpu_memory_source: Annotated[
-        Literal["auto", "kv-cache"], choice("auto", "kv-cache", not_yet={"device"})
+        Literal["auto", "kv-cache", "device"], choice("auto", "kv-cache", "device")
     ] = "auto"
     """Where gpu-memory-pressure comes from."""
 
@@ -146,6 +146,7 @@ class Trigger(BaseModel):
     activation_queue_depth: _MoreThan | None = None
     activation_concurrency: _MoreThan | None = None
     activation_gpu_memory_pressure: Annotated[float, ratio(0)] | None = None
+    activation_gpu_utilization: Annotated[float, ratio(0)] | None = None
 
     idle_seconds: Annotated[float, number(0, 86400, "seconds")] = 30.0
     """How long proof of idleness must hold; bridges gaps between polls, not KEDA's cooldown."""
@@ -172,6 +173,7 @@ class Trigger(BaseModel):
             Signal.QUEUE_DEPTH: self.target_queue_depth,
             Signal.CONCURRENCY: self.target_concurrency,
             Signal.GPU_MEMORY_PRESSURE: self.target_gpu_memory_pressure,
+            Signal.GPU_UTILIZATION: self.target_gpu_utilization,
             Signal.TTFT: self.target_ttft_seconds,
             Signal.ITL: self.target_itl_seconds,
             Signal.LATENCY: self.target_latency_seconds,
@@ -188,12 +190,26 @@ class Trigger(BaseModel):
         return any(metric.signal in LATENCIES for metric in self.metrics)
 
     @cached_property
+    def reads_devices(self) -> bool:
+        """Whether GPU exporters have to be read."""
+        signals = {metric.signal for metric in self.metrics} | {s for s, _ in self.activations}
+        by_memory = Signal.GPU_MEMORY_PRESSURE in signals and self.gpu_memory_source != "kv-cache"
+        return by_memory or Signal.GPU_UTILIZATION in signals
+
+    @cached_property
+    def prefers_engine_memory(self) -> bool:
+        """Whether GPU exporters matter only where the engine says nothing of its memory."""
+        signals = {metric.signal for metric in self.metrics} | {s for s, _ in self.activations}
+        return self.gpu_memory_source == "auto" and Signal.GPU_UTILIZATION not in signals
+
+    @cached_property
     def activations(self) -> tuple[tuple[Signal, float], ...]:
         """Thresholds of which any one, exceeded, is work: the signal and its threshold."""
         further = {
             Signal.QUEUE_DEPTH: self.activation_queue_depth,
             Signal.CONCURRENCY: self.activation_concurrency,
             Signal.GPU_MEMORY_PRESSURE: self.activation_gpu_memory_pressure,
+            Signal.GPU_UTILIZATION: self.activation_gpu_utilization,
         }
         return (
             (Signal.CONCURRENCY, self.activation_requests),

@@ -10,14 +10,14 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from keda_scaler.core.readings import Missing, Value
+from keda_scaler.core.readings import Engine, Lacking, Missing, Readings, Value
+from keda_scaler.core.signals import Signal
 from keda_scaler.engines.samples import Sample
-
-MIB = float(1 << 20)
-MB = 1e6
 
 SENTINEL = 1e15
 """dcgm prints 9223372036854775794 and its like for what it does not know; no GPU has a petabyte."""
+
+ABSENT = Missing("no series of a GPU's memory, such as DCGM_FI_DEV_FB_USED")
 
 _POD_LABELS = ("exported_pod", "pod", "pod_name")
 _NAMESPACE_LABELS = ("exported_namespace", "namespace", "pod_namespace")
@@ -30,7 +30,7 @@ class Exporter:
     title: str
 
     used: str
-    """Sample name of the memory in use."""
+    """Sample name of the memory in use; its unit does not matter, for it is that of the rest."""
 
     rest: tuple[str, ...]
     """Names that, with `used`, add up to the whole memory. Those that are absent count as 0."""
@@ -38,25 +38,22 @@ class Exporter:
     total: str | None
     """Name of the whole memory, where it is printed; it then wins over the sum."""
 
-    scale: float
-    """Bytes in the exporter's unit of memory."""
-
-    utilization: str | None
-    """Sample name of how busy the GPU is."""
-
-    utilization_scale: float
-    """1 for a ratio, 0.01 for percent."""
+    utilization: tuple[tuple[str, float], ...]
+    """Sample names of how busy the GPU is, each with what makes it a ratio: 0.01 for percent."""
 
     identity: tuple[str, ...]
     """Labels that tell one GPU (or one instance of it) from another."""
+
+    whole: float | None = None
+    """What `used` is a share of where it is a share already: 100 for percent."""
 
     notes: str = ""
 
     @property
     def names(self) -> frozenset[str]:
         """Every sample name that is read."""
-        names = {self.used, *self.rest, self.total, self.utilization}
-        return frozenset(name for name in names if name is not None)
+        names = {self.used, *self.rest, *(name for name, _ in self.utilization)}
+        return frozenset(names if self.total is None else {*names, self.total})
 
 
 EXPORTERS: tuple[Exporter, ...] = (
@@ -65,9 +62,7 @@ EXPORTERS: tuple[Exporter, ...] = (
         used="DCGM_FI_DEV_FB_USED",
         rest=("DCGM_FI_DEV_FB_FREE", "DCGM_FI_DEV_FB_RESERVED"),
         total="DCGM_FI_DEV_FB_TOTAL",
-        scale=MIB,
-        utilization="DCGM_FI_DEV_GPU_UTIL",
-        utilization_scale=0.01,
+        utilization=(("DCGM_FI_DEV_GPU_UTIL", 0.01),),
         identity=("UUID", "GPU_I_ID"),
         notes="RESERVED is printed from 4.4.0 on; TOTAL only where the counters file names it.",
     ),
@@ -76,9 +71,7 @@ EXPORTERS: tuple[Exporter, ...] = (
         used="nvidia_gpu_memory_used_bytes",
         rest=(),
         total="nvidia_gpu_memory_total_bytes",
-        scale=1.0,
-        utilization="nvidia_gpu_utilization_ratio",
-        utilization_scale=1.0,
+        utilization=(("nvidia_gpu_utilization_ratio", 1.0), ("nvidia_gpu_duty_cycle", 0.01)),
         identity=("uuid",),
     ),
     Exporter(
@@ -86,9 +79,7 @@ EXPORTERS: tuple[Exporter, ...] = (
         used="nvidia_smi_memory_used_bytes",
         rest=(),
         total="nvidia_smi_memory_total_bytes",
-        scale=1.0,
-        utilization="nvidia_smi_utilization_gpu_ratio",
-        utilization_scale=1.0,
+        utilization=(("nvidia_smi_utilization_gpu_ratio", 1.0),),
         identity=("uuid",),
         notes="Prints no pod: only the pod that it runs in is known, as a sidecar.",
     ),
@@ -97,9 +88,7 @@ EXPORTERS: tuple[Exporter, ...] = (
         used="nv_gpu_memory_used_bytes",
         rest=(),
         total="nv_gpu_memory_total_bytes",
-        scale=1.0,
-        utilization="nv_gpu_utilization",
-        utilization_scale=1.0,
+        utilization=(("nv_gpu_utilization", 1.0),),
         identity=("gpu_uuid",),
         notes="Every GPU that the server sees.",
     ),
@@ -108,9 +97,7 @@ EXPORTERS: tuple[Exporter, ...] = (
         used="gpu_used_vram",
         rest=(),
         total="gpu_total_vram",
-        scale=MB,
-        utilization="gpu_gfx_activity",
-        utilization_scale=0.01,
+        utilization=(("gpu_gfx_activity", 0.01),),
         identity=("serial_number", "gpu_id"),
     ),
     Exporter(
@@ -118,9 +105,7 @@ EXPORTERS: tuple[Exporter, ...] = (
         used="amd_gpu_used_vram",
         rest=(),
         total="amd_gpu_total_vram",
-        scale=MB,
-        utilization="amd_gpu_gfx_activity",
-        utilization_scale=0.01,
+        utilization=(("amd_gpu_gfx_activity", 0.01),),
         identity=("serial_number", "gpu_id"),
     ),
     Exporter(
@@ -128,11 +113,19 @@ EXPORTERS: tuple[Exporter, ...] = (
         used="hw_memory_usage_bytes",
         rest=(),
         total="hw_memory_size_bytes",
-        scale=1.0,
-        utilization="hw_gpu_utilization_ratio",
-        utilization_scale=1.0,
+        utilization=(("hw_gpu_utilization_ratio", 1.0),),
         identity=("hw_id", "id"),
         notes="Names as OpenTelemetry's rules make them; not checked on a live page.",
+    ),
+    Exporter(
+        "Intel XPU Manager",
+        used="xpum_memory_ratio",
+        rest=(),
+        total=None,
+        utilization=(("xpum_engine_ratio", 0.01),),
+        identity=("uuid", "pci_bdf", "dev_file", "tile", "sub_dev"),
+        whole=100.0,
+        notes="Percent, per tile; the labels are those of its documentation, not of a live page.",
     ),
 )
 """In the order of preference: the first that has series of a pod is read."""
@@ -144,8 +137,10 @@ NAMES = frozenset().union(*(exporter.names for exporter in EXPORTERS))
 class Device:
     """One GPU, or one instance of a partitioned GPU."""
 
-    used_bytes: float
-    total_bytes: float
+    used: float
+    total: float
+    """More than 0, in the unit of `used`."""
+
     utilization: float | None
     """0 to 1; None: not said."""
 
@@ -173,13 +168,13 @@ def namespace_of(sample: Sample) -> str:
     return next((given for name in _NAMESPACE_LABELS if (given := sample.labels.get(name))), "")
 
 
-def of_pod(samples: Iterable[Sample], namespace: str, pod: str) -> list[Sample]:
-    """Pick the series of one pod's GPUs."""
-    return [
-        sample
-        for sample in samples
-        if sample.name in NAMES and pod_of(sample) == pod and namespace_of(sample) == namespace
-    ]
+def by_pod(samples: Iterable[Sample], namespace: str) -> dict[str, DeviceReadings]:
+    """Read the GPUs of every pod of a namespace."""
+    pods: defaultdict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        if sample.name in NAMES and namespace_of(sample) == namespace and pod_of(sample):
+            pods[pod_of(sample)].append(sample)
+    return {pod: device_readings(found) for pod, found in pods.items()}
 
 
 def device_readings(samples: Collection[Sample]) -> DeviceReadings:
@@ -188,15 +183,37 @@ def device_readings(samples: Collection[Sample]) -> DeviceReadings:
         devices = _devices(exporter, [s for s in samples if s.name in exporter.names])
         if devices:
             return combined(devices)
-    absent = Missing("no series of a GPU's memory (DCGM_FI_DEV_FB_USED and others)")
-    return DeviceReadings(absent, absent)
+    return DeviceReadings(ABSENT, ABSENT)
+
+
+def with_devices(
+    readings: Readings, devices: DeviceReadings, memory_source: str, engine: Engine | None
+) -> Readings:
+    """Add what a replica's GPUs say to what its engine says.
+
+    `memory_source` is the trigger's `gpuMemorySource`. With `auto` the GPUs' memory is read only
+    where the engine says nothing of its own, and does not keep it from start to end: a target that
+    nobody chose must not drive a model to its maximum for good.
+    """
+    merged = dict(readings)
+    merged[Signal.GPU_UTILIZATION] = devices.utilization
+    own = readings.get(Signal.GPU_MEMORY_PRESSURE)
+    if memory_source == "device":
+        merged[Signal.GPU_MEMORY_PRESSURE] = devices.memory
+    elif memory_source == "auto" and isinstance(own, Lacking):
+        if engine is not None and engine.reserves_memory:
+            reason = f"{own.reason}, and keeps its device memory from start to end"
+            merged[Signal.GPU_MEMORY_PRESSURE] = Lacking(reason)
+        elif isinstance(devices.memory, Value):
+            merged[Signal.GPU_MEMORY_PRESSURE] = devices.memory
+    return merged
 
 
 def combined(devices: Sequence[Device]) -> DeviceReadings:
     """Combine the GPUs of one replica: memory is added up, utilization averaged."""
     at = min(device.at for device in devices)
-    total = math.fsum(device.total_bytes for device in devices)
-    used = math.fsum(device.used_bytes for device in devices)
+    total = math.fsum(device.total for device in devices)
+    used = math.fsum(device.used for device in devices)
     busy = [device.utilization for device in devices if device.utilization is not None]
     return DeviceReadings(
         Value(min(1.0, used / total), at),
@@ -221,13 +238,23 @@ def _device(exporter: Exporter, numbers: Mapping[str, Sample]) -> Device | None:
     used = numbers.get(exporter.used)
     if used is None:
         return None
-    whole = numbers.get(exporter.total or "")
-    total = 0.0 if whole is None else whole.number
-    if whole is None and exporter.rest and exporter.rest[0] in numbers:
-        parts = (numbers[name].number for name in exporter.rest if name in numbers)
-        total = used.number + math.fsum(parts)
+    total = _total(exporter, numbers, used.number)
     if not total:
         return None
-    busy = numbers.get(exporter.utilization or "")
-    ratio = None if busy is None else min(1.0, busy.number * exporter.utilization_scale)
-    return Device(used.number * exporter.scale, total * exporter.scale, ratio, used.at)
+    busy = (
+        min(1.0, numbers[name].number * scale)
+        for name, scale in exporter.utilization
+        if name in numbers
+    )
+    return Device(used.number, total, next(busy, None), used.at)
+
+
+def _total(exporter: Exporter, numbers: Mapping[str, Sample], used: float) -> float:
+    """Give the whole memory; 0 where it is not said."""
+    if exporter.whole is not None:
+        return exporter.whole
+    if exporter.total is not None and exporter.total in numbers:
+        return numbers[exporter.total].number
+    if exporter.rest and exporter.rest[0] in numbers:
+        return used + math.fsum(numbers[name].number for name in exporter.rest if name in numbers)
+    return 0.0

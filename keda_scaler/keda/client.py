@@ -7,7 +7,9 @@ fails is tried once more at once. GetMetrics and IsActive succeed or fail as one
 
 import asyncio
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -26,6 +28,11 @@ _Response = TypeVar("_Response")
 
 HPA_DEADLINE_SECONDS = 60.0
 """What the API server gives an HPA's query. KEDA's own polls have no deadline at all."""
+
+REMARK_PREFIX = "keda-scaler-"
+"""How the keys of our scaler's trailers begin."""
+
+_MAX_REMARKS = 50
 
 _MAX_DETAIL = 500
 """Characters of an error's text that are kept."""
@@ -69,6 +76,10 @@ class Measured:
     """At least 0, in thousandths. None at all is the hold: the HPA then changes nothing."""
 
     is_active: bool
+
+    remarks: tuple[tuple[str, str], ...] = ()
+    """What our scaler says beside the answer, which KEDA does not read: `reason`, `engine` and
+    `warning`, each with its text."""
 
     @property
     def total(self) -> float | None:
@@ -125,6 +136,13 @@ class TriggerResult:
             isinstance(metric.answer, Measured) and not metric.answer.values
             for metric in self.metrics
         )
+
+    def remarks(self, kind: str) -> tuple[str, ...]:
+        """Give what the scaler said beside its answers, each once: reason, engine or warning."""
+        if isinstance(self.metrics, Failure):
+            return ()
+        said = (m.answer.remarks for m in self.metrics if isinstance(m.answer, Measured))
+        return tuple(dict.fromkeys(text for each in said for known, text in each if known == kind))
 
     @property
     def metric_type(self) -> MetricType:
@@ -241,25 +259,40 @@ class _Questions:
         metrics = await self._call("GetMetrics", self._stub.GetMetrics, request)
         if isinstance(metrics, Failure):
             return metrics
-        activity = await self._call("IsActive", self._stub.IsActive, self._reference)
+        remarks: list[tuple[str, str]] = []
+        activity = await self._call("IsActive", self._stub.IsActive, self._reference, remarks)
         if isinstance(activity, Failure):
             return activity
         values = (read_number(v.metricValueFloat, v.metricValue) for v in metrics.metricValues)
-        return Measured(tuple(values), activity.result)
+        return Measured(tuple(values), activity.result, tuple(remarks))
 
     async def _call(
         self,
         name: str,
         method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
         request: _Request,
+        remarks: list[tuple[str, str]] | None = None,
     ) -> _Response | Failure:
+        """Call once; fill `remarks` with what stands beside the answer."""
         timeout = None
         if self._deadline is not None:
             timeout = max(0.0, self._deadline - asyncio.get_running_loop().time())
         try:
-            return await method(request, timeout=timeout)
+            call = method(request, timeout=timeout)
+            answer = await call
+            if remarks is not None:
+                remarks += _remarks(await call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
             return Failure(name, error.code(), _printable(error.details() or ""))
+        return answer
+
+
+def _remarks(trailers: Iterable[tuple[str, str | bytes]] | None) -> Iterator[tuple[str, str]]:
+    """Pick our scaler's remarks out of a call's trailers."""
+    for key, text in islice(trailers or (), _MAX_REMARKS):
+        kind = key.removeprefix(REMARK_PREFIX)
+        if kind != key and isinstance(text, str):
+            yield kind, _printable(text)
 
 
 def _printable(text: str) -> str:

@@ -42,10 +42,12 @@ class Asked:
         failures = self.result.failures
         if failures:
             return str(failures[0])
+        said = "".join(f"; {reason}" for reason in self.result.remarks("reason")[-1:])
         if not self.result.is_hold:
-            return f"IsActive is {str(self.result.is_active).lower()}"
+            return f"IsActive is {str(self.result.is_active).lower()}{said}"
         if self.result.is_active:
-            return "hold: active without values; KEDA keeps it awake and the HPA changes nothing"
+            words = "hold: active without values; KEDA keeps it awake and the HPA changes nothing"
+            return words + said
         return "inactive without values; the HPA changes nothing, KEDA goes to zero"
 
 
@@ -139,6 +141,9 @@ def _notes(scaled_object: ScaledObject, results: Sequence[TriggerResult]) -> lis
             notes.append(f"not sent, KEDA takes it from the workload's environment: {names}")
         if isinstance(result.metrics, Failure):
             continue
+        index = result.trigger.index
+        notes += [f"trigger {index}: the engine is {key}" for key in result.remarks("engine")]
+        notes += [f"trigger {index}: WARNING: {text}" for text in result.remarks("warning")]
         notes += [note for metric in result.metrics if (note := _note_on(metric))]
     return notes
 

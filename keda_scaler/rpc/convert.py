@@ -40,6 +40,20 @@ def to_activity(decision: Decision) -> pb.IsActiveResponse:
     return pb.IsActiveResponse(result=decision.state is State.ACTIVE)
 
 
+def to_trailers(decision: Decision) -> tuple[tuple[str, str], ...]:
+    """Say the reason beside the answer. KEDA does not read it; `keda-scaler probe` does."""
+    return (
+        ("keda-scaler-reason", _plain(f"{decision.reason}: {decision.text}")),
+        *(("keda-scaler-engine", engine) for engine in decision.engines),
+        *(("keda-scaler-warning", _plain(text)) for text in decision.warnings),
+    )
+
+
+def _plain(text: str) -> str:
+    """Write a text with the characters that gRPC's metadata may have."""
+    return text.encode("ascii", "backslashreplace").decode().replace("\n", " ")
+
+
 def to_signal(trigger: Trigger, metric_name: str) -> Signal:
     """Find the signal that a metric name means.
 

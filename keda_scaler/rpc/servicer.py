@@ -21,7 +21,13 @@ from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 from keda_scaler.errors import KedaScalerError, TriggerError
 from keda_scaler.pb import externalscaler_pb2 as pb
 from keda_scaler.pb.externalscaler_pb2_grpc import ExternalScalerServicer
-from keda_scaler.rpc.convert import to_activity, to_metric_specs, to_metrics, to_signal
+from keda_scaler.rpc.convert import (
+    to_activity,
+    to_metric_specs,
+    to_metrics,
+    to_signal,
+    to_trailers,
+)
 from keda_scaler.rpc.status import status_of
 from keda_scaler.store import MAX_TARGETS, Store, Target
 from keda_scaler.telemetry import Telemetry
@@ -148,7 +154,9 @@ class Servicer(ExternalScalerServicer):
     async def IsActive(self, request: pb.ScaledObjectRef, context: _Context) -> pb.IsActiveResponse:
         """Say whether there is work."""
         target = await self._target(request)
-        return to_activity(target.decision_for_activity())
+        decision = target.decision_for_activity()
+        context.set_trailing_metadata(to_trailers(decision))
+        return to_activity(decision)
 
     @_stream
     async def StreamIsActive(

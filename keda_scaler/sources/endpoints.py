@@ -18,8 +18,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from keda_scaler import engines
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.readings import Missing, Readings, Replica
+from keda_scaler.core.readings import Engine, Missing, Readings, Replica
 from keda_scaler.core.trigger import Trigger
+from keda_scaler.engines.devices import device_readings
 from keda_scaler.engines.exposition import parse_page
 from keda_scaler.errors import PageError, SourceError
 from keda_scaler.sources.kubernetes import Endpoint, Listing, ServiceDirectory
@@ -82,7 +83,7 @@ class Pages:
             auto_decompress=True,
         )
 
-    async def read(self, url: str, trigger: Trigger) -> tuple[Readings, str | None]:
+    async def read(self, url: str, trigger: Trigger) -> tuple[Readings, Engine | None]:
         """Read one page: its readings, and the engine that it is of.
 
         Raises:
@@ -93,12 +94,15 @@ class Pages:
         result = "error"
         try:
             body, content_type = await self._fetch(url)
-            names = engines.names(trigger.engine, latencies=trigger.reads_latencies)
+            names = engines.names(
+                trigger.engine, latencies=trigger.reads_latencies, gpus=trigger.reads_devices
+            )
             samples = parse_page(body, content_type, names, began)
             result = "ok"
         finally:
             self._record("endpoints", result, self._clock() - began)
-        return engines.read(samples, trigger.engine, trigger.model)
+        # What a replica's own page says of GPUs is of its own GPUs, whatever their labels.
+        return engines.read(samples, trigger, device_readings(samples))
 
     async def close(self) -> None:
         """Close all connections."""

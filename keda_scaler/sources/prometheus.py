@@ -22,9 +22,12 @@ import structlog
 
 from keda_scaler import engines
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.readings import Replica
+from keda_scaler.core.readings import Lacking, Replica
+from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.core.values import quote
+from keda_scaler.engines import devices
+from keda_scaler.engines.devices import DeviceReadings
 from keda_scaler.engines.samples import Sample
 from keda_scaler.errors import SourceError
 from keda_scaler.sources.promapi import Pin, Prometheus, PrometheusServer, Series
@@ -150,6 +153,15 @@ class _Target:
         bound = f"namespace={quote(namespace)}"
         self._engine_series = "{" + ",".join([f"__name__=~{names}", bound, *trigger.selector]) + "}"
         self._up_series = f"up{{{bound}}}"
+        self._namespace = namespace
+        self._needs_gpus = trigger.reads_devices and not trigger.prefers_engine_memory
+        # An exporter's own namespace is in `namespace`, and the pod's in `exported_namespace`,
+        # unless it honours labels or runs beside the engine.
+        gpu_names = quote("|".join(sorted(devices.NAMES)))
+        self._gpu_series = [
+            f"{{__name__=~{gpu_names},{label}={quote(namespace)}}}"
+            for label in ("namespace", "exported_namespace")
+        ]
         self._window = math.ceil(max(trigger.stale_after, 2 * trigger.poll_seconds))
 
     async def poll(self) -> bool:
@@ -187,11 +199,24 @@ class _Target:
             [_sample(series, pin) for series in found],
             [_scrape(series) for series in up],
             self._clock(),
+            await self._gpus(pin),
         )
         self._listed_at = self._clock()
         self._sink.listed([Replica(name) for name in replicas], pin.to_monotonic(pin.newest))
         for name, (readings, engine) in replicas.items():
             self._sink.read(name, readings, engine)
+            if isinstance(readings[Signal.GPU_MEMORY_PRESSURE], Lacking):
+                self._needs_gpus = self._trigger.reads_devices  # from the next poll on
+
+    async def _gpus(self, pin: Pin) -> dict[str, DeviceReadings]:
+        """Ask for the GPUs of the namespace's pods, by pod; none where the trigger needs none."""
+        if not self._needs_gpus:
+            return {}
+        samples: list[Sample] = []
+        for matchers in self._gpu_series:
+            found = await self._prometheus.query(f"{matchers}[{self._window}s]", pin.unix)
+            samples += [_sample(series, pin) for series in found]
+        return devices.by_pod(samples, self._namespace)
 
     def _check(self, pin: Pin) -> None:
         limit = self._trigger.stale_after

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from keda_scaler import engines
-from keda_scaler.core.readings import Readings
+from keda_scaler.core.readings import Engine, Readings
 from keda_scaler.core.trigger import Trigger
+from keda_scaler.engines import devices
+from keda_scaler.engines.devices import DeviceReadings
 from keda_scaler.engines.samples import Sample
 
 REMEMBERED_SECONDS = 3600.0
@@ -93,11 +95,15 @@ class Roster:
             del self._seen[part]
 
     def replicas(
-        self, samples: Iterable[Sample], scrapes: Iterable[Scrape], now: float
-    ) -> dict[str, tuple[Readings, str | None]]:
+        self,
+        samples: Iterable[Sample],
+        scrapes: Iterable[Scrape],
+        now: float,
+        gpus: Mapping[str, DeviceReadings] | None = None,
+    ) -> dict[str, tuple[Readings, Engine | None]]:
         """Give the replicas that exist by name, and what each one's samples say.
 
-        That is the readings and the engine's key; None: it is not known.
+        `gpus` is what exporters say of the GPUs of each pod.
         """
         samples = list(samples)
         self.remember(samples, now)
@@ -114,7 +120,11 @@ class Roster:
             answer = self._answer(part, fresh.get(part, []), jobs.get(part))
             if answer is not None:
                 answers[part.replica].append(answer)
-        return {name: self._readings(parts) for name, parts in answers.items()}
+        none = DeviceReadings(devices.ABSENT, devices.ABSENT)
+        return {
+            name: self._readings(parts, (gpus or {}).get(name, none))
+            for name, parts in answers.items()
+        }
 
     def _answer(
         self, part: Part, samples: Sequence[Sample], jobs: Mapping[str, bool] | None
@@ -153,13 +163,15 @@ class Roster:
         names = {sample.name for sample in samples if self._concerns(sample)}
         return len(names), max(sample.at for sample in samples), scrape
 
-    def _readings(self, parts: Sequence[list[Sample] | str]) -> tuple[Readings, str | None]:
+    def _readings(
+        self, parts: Sequence[list[Sample] | str], gpus: DeviceReadings
+    ) -> tuple[Readings, Engine | None]:
         samples: list[Sample] = []
         for part in parts:
             if isinstance(part, str):
                 return engines.missing(part), None
             samples += part
-        return engines.read(samples, self._trigger.engine, self._trigger.model)
+        return engines.read(samples, self._trigger, gpus)
 
     def _concerns(self, sample: Sample) -> bool:
         return engines.concerns(sample, self._trigger.engine, self._trigger.model)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from keda_scaler.core.readings import Readings, Replica
+from keda_scaler.core.readings import Engine, Readings, Replica
 
 Clock = Callable[[], float]
 """Gives monotonic seconds."""
@@ -21,8 +21,8 @@ class Sink(Protocol):
     def unlisted(self, reason: str) -> None:
         """Say that the replicas could not be listed, and why; the old list stands until stale."""
 
-    def read(self, replica: str, readings: Readings, engine: str | None = None) -> None:
+    def read(self, replica: str, readings: Readings, engine: Engine | None = None) -> None:
         """Say what a replica's latest poll gave: per signal a value, or the reason why not.
 
-        `engine` is the one that the poll found, by its key; None: it could not tell.
+        `engine` is the one that the poll found; None: it could not tell.
         """

@@ -17,7 +17,7 @@ from keda_scaler.core.decision import (
     Unavailable,
     decide,
 )
-from keda_scaler.core.readings import Value
+from keda_scaler.core.readings import Engine, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import Snapshot
 from keda_scaler.core.trigger import Trigger
@@ -313,3 +313,22 @@ def test_hiding_a_reading_never_makes_idle(
 
     if decided(asks, full, now).state is not State.IDLE:
         assert decided(asks, hidden, now).state is not State.IDLE
+
+
+def test_a_target_on_memory_that_is_kept_is_warned_of() -> None:
+    """It is accepted, and said why it never scales in."""
+    kept = replace(replica("a"), engine=Engine("vllm", reserves_memory=True))
+    decision = decided(trigger(gpuMemorySource="device"), [(0.0, snapshot(kept))], 1.0)
+
+    assert decision.engines == ("vllm",)
+    assert decision.warnings[0].startswith("vllm takes its GPU memory at start and keeps it")
+    assert decided(trigger(), [(0.0, snapshot(kept))], 1.0).warnings == ()
+    asks = trigger(gpuMemorySource="device", targetQueueDepth="5")
+    assert decided(asks, [(0.0, snapshot(kept))], 1.0).warnings == ()
+
+
+def test_a_target_on_utilization_is_warned_of() -> None:
+    """One request keeps a GPU busy."""
+    decision = decided(trigger(targetGpuUtilization="80%"), [(0.0, snapshot(replica()))], 1.0)
+
+    assert decision.warnings[0].startswith("one request is enough to keep a GPU busy")

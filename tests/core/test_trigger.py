@@ -121,7 +121,7 @@ def test_keys_of_later_capabilities_are_refused_by_name(key: str) -> None:
         ({}, "no place to read from: give one of service, endpoints, prometheus or serverAddress"),
         (PLACE | {"prometheus": "main"}, "service and prometheus: give only one place"),
         ({"prometheus": "other"}, "prometheus: got 'other'; accepted: main"),
-        (PLACE | {"gpuMemorySource": "device"}, "(device is not supported yet)"),
+        (PLACE | {"gpuMemorySource": "vram"}, "accepted: auto, kv-cache or device"),
         (PLACE | {"idleSeconds": "-1"}, "idleSeconds: got '-1'; accepted: seconds from 0"),
         (PLACE | {"pollSeconds": "0.5"}, "pollSeconds: got '0.5'; accepted: seconds from 1"),
         (PLACE | {"pollSeconds": "60", "staleSeconds": "30"}, "staleSeconds: got 30; accepted"),

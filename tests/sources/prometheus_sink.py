@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.readings import Missing, Reading, Readings, Replica
+from keda_scaler.core.readings import Engine, Missing, Reading, Readings, Replica
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 from keda_scaler.sources.prometheus import PrometheusSource
@@ -37,7 +37,7 @@ class RememberingSink:
         self.names = None
         self.reasons.append(reason)
 
-    def read(self, replica: str, readings: Readings, engine: str | None = None) -> None:
+    def read(self, replica: str, readings: Readings, engine: Engine | None = None) -> None:
         """Keep the readings."""
         assert replica in (self.names or []), "a replica is listed before it is read"
         self.readings[replica] = readings

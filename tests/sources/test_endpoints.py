@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.readings import Readings, Replica, Value
+from keda_scaler.core.readings import Engine, Readings, Replica, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Accepts, parse_trigger
 from keda_scaler.sim.kubernetes import SimulatedCluster, SimulatedEndpoint
@@ -45,7 +45,7 @@ class Notebook:
         self.problems.append(reason)
         self.news.set()
 
-    def read(self, replica: str, readings: Readings, engine: str | None = None) -> None:
+    def read(self, replica: str, readings: Readings, engine: Engine | None = None) -> None:
         self.readings[replica] = readings
         self.news.set()
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from keda_scaler.core.readings import Missing, Readings, Value
+from keda_scaler.core.readings import Engine, Missing, Readings, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.engines.samples import Sample
 from keda_scaler.sources import promreplicas
@@ -34,7 +34,7 @@ def scrape(labels: dict[str, str], *, succeeded: bool = True) -> Scrape:
     return Scrape(Part.of(labels), labels["job"], succeeded)
 
 
-Answer = tuple[Readings, str | None]
+Answer = tuple[Readings, Engine | None]
 
 
 def waiting(replica: Answer) -> float:
@@ -45,8 +45,8 @@ def waiting(replica: Answer) -> float:
 
 
 def problem(replica: Answer) -> str:
-    """Give the reason, which must be the same for all signals."""
-    (reading,) = set(replica[0].values())
+    """Give the reason why there is no queue depth."""
+    reading = replica[0][Signal.QUEUE_DEPTH]
     assert isinstance(reading, Missing)
     return reading.reason
 

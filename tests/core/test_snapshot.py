@@ -1,0 +1,103 @@
+"""Snapshots: how the readings of a poll are taken in."""
+
+import math
+
+from keda_scaler.core.activity import Quiet, Unknown, Work, judge
+from keda_scaler.core.readings import (
+    Distribution,
+    Engine,
+    Flow,
+    Lacking,
+    Missing,
+    Reading,
+    Replica,
+    Value,
+)
+from keda_scaler.core.signals import Signal
+from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
+from readings_for_tests import trigger
+
+QUEUE, WORK, MEMORY, TTFT = (
+    Signal.QUEUE_DEPTH,
+    Signal.CONCURRENCY,
+    Signal.GPU_MEMORY_PRESSURE,
+    Signal.TTFT,
+)
+ENGINE = Engine("triton", reserves_memory=False)
+
+
+def absorbed(*polls: dict[Signal, Reading]) -> ReplicaReadings:
+    known = ReplicaReadings(Replica("a"))
+    for readings in polls:
+        known = absorb(known, readings, ENGINE, 120.0)
+    return known
+
+
+def look(count: float, at: float) -> Distribution:
+    return Distribution(((1.0, count), (math.inf, count)), at, None)
+
+
+def test_a_value_is_kept_when_a_poll_fails() -> None:
+    """It stands until it is stale; why the poll failed stands beside it."""
+    known = absorbed({QUEUE: Value(3, 1.0)}, {QUEUE: Missing("refused")})
+
+    assert known.values == {QUEUE: Value(3, 1.0)}
+    assert known.problems == {QUEUE: Missing("refused")}
+    assert known.was_tried
+    assert not ReplicaReadings(Replica("a")).was_tried
+
+
+def test_an_older_value_changes_nothing() -> None:
+    """Prometheus may answer with an older sample."""
+    assert absorbed({QUEUE: Value(3, 2.0)}, {QUEUE: Value(0, 1.0)}).values[QUEUE].number == 3
+
+
+def test_an_engine_that_lacks_a_signal_has_no_value_of_it() -> None:
+    """What another engine at the same address said before is gone."""
+    known = absorbed({MEMORY: Value(0.5, 1.0)}, {MEMORY: Lacking("not exposed")})
+
+    assert MEMORY not in known.values
+    assert known.lacking == {MEMORY: Lacking("not exposed")}
+    assert known.engine == ENGINE
+
+
+def test_looks_at_a_histogram_add_up() -> None:
+    """A latency is measured when its histogram was looked at."""
+    known = absorbed({TTFT: look(1, 1.0)}, {TTFT: look(4, 6.0)})
+
+    assert len(known.windows[TTFT].points) == 2
+    assert known.measured_at(TTFT) == 6.0
+    assert known.measured_at(QUEUE) is None
+    assert known.fresh_window(TTFT, 20.9, 15.0) is not None
+    assert known.fresh_window(TTFT, 21.0, 15.0) is None
+
+
+def test_a_counter_that_moves_is_a_request_that_ran() -> None:
+    """Of an engine that does not say how many run, one ran at least when the counter moved."""
+    first = absorbed({WORK: Flow(0, 100, 1.0)})
+    still = absorb(first, {WORK: Flow(0, 100, 6.0)}, ENGINE, 120.0)
+    moved = absorb(still, {WORK: Flow(2, 101, 11.0)}, ENGINE, 120.0)
+    restarted = absorb(moved, {WORK: Flow(0, 0, 16.0)}, ENGINE, 120.0)
+
+    assert first.values[WORK] == Value(0, 1.0)
+    assert still.values[WORK] == Value(0, 6.0)
+    assert moved.values[WORK] == Value(3, 11.0)
+    assert restarted.values[WORK] == Value(1, 16.0)
+
+
+def test_a_threshold_on_what_the_engine_lacks_hinders_no_proof() -> None:
+    """What does not exist cannot show work; what counts requests must exist."""
+    asks = trigger(activationGpuMemoryPressure="10%")
+    known = absorbed({WORK: Value(0, 1.0), MEMORY: Lacking("not exposed")})
+    uncounted = absorbed({WORK: Lacking("not exposed"), MEMORY: Value(0.0, 1.0)})
+
+    assert isinstance(judge(asks, Snapshot((known,), 1.0), 2.0), Quiet)
+    assert isinstance(judge(asks, Snapshot((uncounted,), 1.0), 2.0), Unknown)
+
+
+def test_how_busy_a_gpu_is_may_be_work() -> None:
+    """activationGpuUtilization is a threshold like the others, and no sum over replicas."""
+    asks = trigger(activationGpuUtilization="50%")
+    known = absorbed({WORK: Value(0, 1.0), Signal.GPU_UTILIZATION: Value(0.6, 1.0)})
+
+    assert isinstance(judge(asks, Snapshot((known,), 1.0), 2.0), Work)
