@@ -30,9 +30,11 @@ def histograms(count: int) -> list[list[tuple[float, float]]]:
 
 
 async def ask(url: str, query: str) -> dict[int, float]:
-    async with aiohttp.ClientSession() as session:
-        async with session.get(f"{url}/api/v1/query", params={"query": query}) as answer:
-            result = (await answer.json())["data"]["result"]
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{url}/api/v1/query", params={"query": query}) as answer,
+    ):
+        result = (await answer.json())["data"]["result"]
     return {int(series["metric"]["id"]): float(series["value"][1]) for series in result}
 
 
