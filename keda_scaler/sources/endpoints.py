@@ -92,7 +92,7 @@ class Pages:
         began = self._clock()
         result = "error"
         try:
-            body, content_type = await self._fetch(url)
+            body, content_type = await self.fetch(url)
             names = engines.names(trigger.engine)
             samples = parse_page(body, content_type, names, began)
             result = "ok"
@@ -104,7 +104,13 @@ class Pages:
         """Close all connections."""
         await self._session.close()
 
-    async def _fetch(self, url: str) -> tuple[bytes, str]:
+    async def fetch(self, url: str) -> tuple[bytes, str]:
+        """Fetch a page as it is: its body, and its content type.
+
+        Raises:
+            SourceError: when it could not be read.
+
+        """
         try:
             async with self._session.get(url, allow_redirects=False) as response:
                 if response.status != 200:
