@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-PROTO_FLAGS := -Ikeda_scaler/pb=protos keda_scaler/pb/externalscaler.proto
+PROTO_FLAGS := -Ikeda_scaler/pb=protos keda_scaler/pb/externalscaler.proto keda_scaler/pb/podresources.proto
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cache/tools/bin:$(PATH)
 
 .PHONY: help run demo test check fmt bench proto lock tools clean

@@ -13,6 +13,7 @@ from keda_scaler import __version__
 from keda_scaler.app import DEMO_PORT, App, serve
 from keda_scaler.demo.command import demo_command
 from keda_scaler.errors import KedaScalerError
+from keda_scaler.exporter.command import exporter_command
 from keda_scaler.probe import probe_command
 from keda_scaler.settings import Settings, load_settings
 from keda_scaler.telemetry import configure_logging
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("probe")(probe_command)
+app.command("exporter")(exporter_command)
 app.command("demo")(demo_command)
 
 

@@ -222,7 +222,9 @@ async def test_a_family_that_is_absent(world: World) -> None:
 
     # A Prometheus that has not scraped the replica yet knows of none, so that there is a hold.
     held = Answer(active=True, values={"queue-depth": None, "gpu-memory-pressure": 0.0})
-    unknown = dict.fromkeys(answer.values, grpc.StatusCode.UNAVAILABLE)
+    unknown: dict[str, float | grpc.StatusCode | None] = dict.fromkeys(
+        answer.values, grpc.StatusCode.UNAVAILABLE
+    )
     assert answer in ([held] if world.prometheus else []) + [
         Answer(active=grpc.StatusCode.UNAVAILABLE, values=unknown)
     ]
@@ -287,7 +289,7 @@ async def test_the_lines_that_it_prints_work_as_printed() -> None:
     """`make run` prints a probe line and a grpcurl line; both answer."""
     async with serving("--demo") as scaler:
         assert scaler.process.stdout
-        lines = []
+        lines: list[str] = []
         while len(lines) < 2:
             line = (await scaler.process.stdout.readline()).decode().strip()
             lines += [line] if line.startswith((".venv", "keda-scaler", "grpcurl", "/")) else []

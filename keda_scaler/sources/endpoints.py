@@ -9,7 +9,8 @@ import contextlib
 import random
 import socket
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -18,12 +19,15 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from keda_scaler import engines
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.readings import Engine, Missing, Readings, Replica
+from keda_scaler.core.readings import Engine, Lacking, Missing, Readings, Replica
+from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.engines.devices import device_readings
 from keda_scaler.engines.exposition import parse_page
+from keda_scaler.engines.samples import Sample
 from keda_scaler.errors import PageError, SourceError
 from keda_scaler.sources.kubernetes import Endpoint, Listing, ServiceDirectory
+from keda_scaler.sources.localgpus import LocalGpus
 from keda_scaler.sources.sink import Clock, Sink
 
 PAGE_SECONDS = 5.0
@@ -83,8 +87,8 @@ class Pages:
             auto_decompress=True,
         )
 
-    async def read(self, url: str, trigger: Trigger) -> tuple[Readings, Engine | None]:
-        """Read one page: its readings, and the engine that it is of.
+    async def samples(self, url: str, trigger: Trigger) -> tuple[Sample, ...]:
+        """Read the samples of one page that matter to a trigger.
 
         Raises:
             SourceError: when it could not be read.
@@ -93,7 +97,7 @@ class Pages:
         began = self._clock()
         result = "error"
         try:
-            body, content_type = await self._fetch(url)
+            body, content_type = await self.fetch(url)
             names = engines.names(
                 trigger.engine, latencies=trigger.reads_latencies, gpus=trigger.reads_devices
             )
@@ -101,14 +105,19 @@ class Pages:
             result = "ok"
         finally:
             self._record("endpoints", result, self._clock() - began)
-        # What a replica's own page says of GPUs is of its own GPUs, whatever their labels.
-        return engines.read(samples, trigger, device_readings(samples))
+        return samples
 
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
 
-    async def _fetch(self, url: str) -> tuple[bytes, str]:
+    async def fetch(self, url: str) -> tuple[bytes, str]:
+        """Fetch a page as it is: its body, and its content type.
+
+        Raises:
+            SourceError: when it could not be read.
+
+        """
         try:
             async with self._session.get(url, allow_redirects=False) as response:
                 if response.status != 200:
@@ -131,6 +140,14 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What readers read with; shared by all of them."""
+
+    pages: Pages
+    gpus: LocalGpus
+
+
 class EndpointsSource:
     """Reads the pages that triggers with `endpoints` or `service` name."""
 
@@ -144,11 +161,17 @@ class EndpointsSource:
         self._rules = rules
         self._directory = directory
         self._clock = clock
-        self._pages = Pages(rules, record, clock)
+        self._reach = Reach(Pages(rules, record, clock), LocalGpus(clock))
 
     async def run(self, namespace: str, trigger: Trigger, sink: Sink) -> None:
         """Read for one target until cancelled."""
         readers: dict[str, _Reader] = {}
+
+        def start(endpoint: Endpoint) -> _Reader:
+            reader = _Reader(endpoint, self._reach, namespace, trigger, sink)
+            reader.start(group)
+            return reader
+
         async with (
             asyncio.TaskGroup() as group,
             contextlib.aclosing(self._listings(namespace, trigger)) as listings,
@@ -158,30 +181,12 @@ class EndpointsSource:
                     sink.unlisted(listing.reason)
                     continue
                 sink.listed([endpoint.replica for endpoint in listing.endpoints], listing.at)
-                self._follow(listing.endpoints, readers, group, trigger, sink)
+                _follow(listing.endpoints, readers, start)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._pages.close()
-
-    def _follow(
-        self,
-        endpoints: Iterable[Endpoint],
-        readers: "dict[str, _Reader]",
-        group: asyncio.TaskGroup,
-        trigger: Trigger,
-        sink: Sink,
-    ) -> None:
-        """Start readers of new endpoints, stop those of endpoints that are gone."""
-        wanted = {endpoint.replica.name: endpoint for endpoint in endpoints}
-        for name, reader in list(readers.items()):
-            if name not in wanted or wanted[name].url != reader.endpoint.url:
-                readers.pop(name).stop()
-        for name, endpoint in wanted.items():
-            if name not in readers:
-                readers[name] = _Reader(endpoint, self._pages, trigger, sink)
-                readers[name].start(group)
-            readers[name].update(endpoint)
+        await self._reach.pages.close()
+        await self._reach.gpus.aclose()
 
     async def _listings(
         self, namespace: str, trigger: Trigger
@@ -208,12 +213,37 @@ class EndpointsSource:
         return listing
 
 
+def _follow(
+    endpoints: Iterable[Endpoint],
+    readers: "dict[str, _Reader]",
+    start: "Callable[[Endpoint], _Reader]",
+) -> None:
+    """Start readers of new endpoints, stop those of endpoints that are gone."""
+    wanted = {endpoint.replica.name: endpoint for endpoint in endpoints}
+    for name, reader in list(readers.items()):
+        if name not in wanted or wanted[name].url != reader.endpoint.url:
+            readers.pop(name).stop()
+    for name, endpoint in wanted.items():
+        if name not in readers:
+            readers[name] = start(endpoint)
+        readers[name].update(endpoint)
+
+
 class _Reader:
     """Polls one page."""
 
-    def __init__(self, endpoint: Endpoint, pages: Pages, trigger: Trigger, sink: Sink) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        reach: Reach,
+        namespace: str,
+        trigger: Trigger,
+        sink: Sink,
+    ) -> None:
         self.endpoint = endpoint
-        self._pages = pages
+        self._pages = reach.pages
+        self._gpus = reach.gpus
+        self._namespace = namespace
         self._trigger = trigger
         self._sink = sink
         self._wake = asyncio.Event()
@@ -236,7 +266,7 @@ class _Reader:
         failures = 0
         while True:
             try:
-                readings, engine = await self._pages.read(self.endpoint.url, self._trigger)
+                readings, engine = await self._read()
                 failures = 0
             except SourceError as error:
                 readings, engine = engines.missing(str(error)), None
@@ -246,6 +276,19 @@ class _Reader:
                 async with asyncio.timeout(pause(self._trigger.poll_seconds, failures)):
                     await self._wake.wait()
             self._wake.clear()
+
+    async def _read(self) -> tuple[Readings, Engine | None]:
+        trigger = self._trigger
+        samples = await self._pages.samples(self.endpoint.url, trigger)
+        # What a replica's own page says of GPUs is of its own GPUs, whatever their labels.
+        gpus = device_readings(samples)
+        readings, engine = engines.read(samples, trigger, gpus)
+        if trigger.reads_devices and isinstance(gpus.memory, Missing):
+            lacking = isinstance(readings[Signal.GPU_MEMORY_PRESSURE], Lacking)
+            if lacking or not trigger.prefers_engine_memory:
+                gpus = await self._gpus.of(self._namespace, self.endpoint)
+                readings, engine = engines.read(samples, trigger, gpus)
+        return readings, engine
 
 
 def pause(poll_seconds: float, failures: int) -> float:
