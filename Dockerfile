@@ -19,10 +19,13 @@ COPY requirements/runtime.txt requirements/
 RUN pip --python /opt/keda-scaler/bin/python install --no-compile \
     --require-hashes --only-binary :all: -r requirements/runtime.txt
 
+COPY requirements/build.txt requirements/
+RUN pip install --require-hashes --only-binary :all: -r requirements/build.txt
+
 COPY pyproject.toml README.md LICENSE ./
 COPY keda_scaler keda_scaler
 # Bytecode that does not depend on the times of files, which image builders may rewrite.
-RUN pip --python /opt/keda-scaler/bin/python install --no-compile --no-deps . \
+RUN pip --python /opt/keda-scaler/bin/python install --no-compile --no-deps --no-build-isolation . \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/keda-scaler/lib
 
 FROM python:3.11-slim-bookworm

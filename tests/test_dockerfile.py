@@ -59,15 +59,17 @@ def test_both_stages_have_the_python_that_requirements_are_locked_for() -> None:
 def test_what_is_installed_is_hashed_and_comes_first() -> None:
     """Dependencies with hashes and as wheels, in a layer above the code; then only the package."""
     build = stages()[0]
-    (dependencies, package) = (
+    *dependencies, package = (
         at for at, (word, rest) in enumerate(build) if word == "RUN" and " install " in rest
     )
     code = build.index(("COPY", "keda_scaler keda_scaler"))
 
-    assert dependencies < code < package
-    assert "--require-hashes" in build[dependencies][1]
-    assert "--only-binary :all:" in build[dependencies][1]
-    assert "--no-deps" in build[package][1]
+    assert len(dependencies) == 2, "what runs, and what builds"
+    assert max(dependencies) < code < package
+    for layer in dependencies:
+        assert "--require-hashes" in build[layer][1]
+        assert "--only-binary :all:" in build[layer][1]
+    assert "--no-deps --no-build-isolation" in build[package][1]
 
 
 def test_the_image_runs_as_nobody_and_gets_signals() -> None:
