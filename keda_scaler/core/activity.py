@@ -63,6 +63,9 @@ class Memory:
     idle_since: float | None = None
     """Since when proof of idleness has held without a gap; None: it does not hold."""
 
+    at_zero: bool = False
+    """Whether no replica has been listed since activity was last known."""
+
 
 def judge(trigger: Trigger, snapshot: Snapshot, now: float) -> Verdict:
     """Look at one snapshot at one instant."""
@@ -123,12 +126,15 @@ def remember(memory: Memory, trigger: Trigger, snapshot: Snapshot, now: float) -
         case Work(until=until):
             return Memory(until)
         case Quiet(until=until):
+            at_zero = not snapshot.replicas
             if memory.idle_since is not None and not lapsed:
-                return Memory(until, memory.idle_since)
-            # A target that never had a replica has nothing that could be put to sleep too early.
-            never = memory.known_until is None and not snapshot.replicas
-            return Memory(until, -math.inf if never else now)
+                return Memory(until, memory.idle_since, at_zero)
+            # With no replica before and none now there is nothing to put to sleep too early, and
+            # nothing to stay awake for: neither a start of ours nor a gap in the list is work.
+            asleep = at_zero and (memory.at_zero or memory.known_until is None)
+            return Memory(until, -math.inf if asleep else now, at_zero)
         case Unknown():
-            return Memory(memory.known_until if lapsed else now)
+            at_zero = memory.at_zero and not snapshot.replicas
+            return Memory(memory.known_until if lapsed else now, at_zero=at_zero)
         case _:
             assert_never(verdict)

@@ -109,6 +109,8 @@ class Triggers:
             try:
                 known = parse_trigger(metadata, self._accepts)
             except TriggerError as error:
+                # KEDA shows these to nobody: a failing GetMetricSpec stays in its operator's log.
+                _log.warning("a trigger is refused", problems=error.problems)
                 known = error
             self._known[key] = known
             if len(self._known) > MAX_TARGETS:

@@ -123,6 +123,23 @@ def test_a_target_whose_replicas_are_gone_is_proven_idle_first() -> None:
     assert remember(memory, trigger(), snapshot(listed_at=3.0), 3.0).idle_since == 3.0
 
 
+def test_a_gap_in_the_list_at_zero_wakes_nothing() -> None:
+    """An API server that is away for a while is no work: what slept before sleeps on."""
+    memory = remember(Memory(), trigger(), snapshot(), 0.0)
+    away = remember(memory, trigger(), Snapshot((), 0.0, "no answer"), 40.0)
+    back = remember(away, trigger(), snapshot(listed_at=60.0), 60.0)
+
+    assert back.idle_since == -math.inf
+
+
+def test_a_gap_after_replicas_starts_the_proof_anew() -> None:
+    """Replicas that came and went within the gap may have left work behind."""
+    memory = remember(Memory(), trigger(), snapshot(replica()), 0.0)
+    away = remember(memory, trigger(), Snapshot((), 0.0, "no answer"), 40.0)
+
+    assert remember(away, trigger(), snapshot(listed_at=60.0), 60.0).idle_since == 60.0
+
+
 def test_unknown_begins_when_knowledge_lapsed() -> None:
     """Since when activity is unknown is known exactly, with or without news."""
     memory = remember(Memory(), trigger(), snapshot(replica()), 0.0)
