@@ -7,13 +7,14 @@ all GPUs of the node. Everything else is on another node, and has its GPUs read 
 
 import asyncio
 from ipaddress import ip_address
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from keda_scaler.core.readings import Missing, Value
 from keda_scaler.engines.devices import Device, DeviceReadings, combined
 from keda_scaler.errors import SourceError
 from keda_scaler.gpu.nvml import Gpu, Nvml
-from keda_scaler.gpu.podresources import Holder, read_holders
+from keda_scaler.gpu.podresources import SOCKET, Holder, read_holders
 from keda_scaler.sources.kubernetes import Endpoint
 from keda_scaler.sources.sink import Clock
 
@@ -29,8 +30,9 @@ _Node = tuple[tuple[Gpu, ...], dict[str, tuple[Holder, ...]], float]
 class LocalGpus:
     """Reads the node's GPUs when a trigger needs them, and not before."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, socket: Path = SOCKET) -> None:
         self._clock = clock
+        self._socket = socket
         self._nvml = Nvml()
         self._lock = asyncio.Lock()
         self._node: _Node | None = None
@@ -69,7 +71,7 @@ class LocalGpus:
                 raise SourceError(self._failed[0])
             try:
                 gpus = await self._nvml.read()
-                holders = await read_holders()
+                holders = await read_holders(self._socket)
             except SourceError as error:
                 self._failed = (str(error), now + RETRY_SECONDS)
                 raise

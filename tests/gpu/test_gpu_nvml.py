@@ -1,7 +1,6 @@
 """NVML: the real pynvml on a fake library."""
 
 import asyncio
-import ctypes
 import os
 import subprocess
 import sys
@@ -11,26 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from fake_nvml import LIBRARY, FakeDriver, build
+from fake_nvml import LIBRARY, FakeDriver
 from keda_scaler.errors import SourceError
 from keda_scaler.gpu.nvml import MAX_GPUS, Gpu, Nvml
 
 LOST = "NVML: GPU is lost"
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("nvml"))
-
-
-@pytest.fixture
-def driver(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
-    """The fake library; whoever loads one of its name later gets the one that is loaded."""
-    ctypes.CDLL(str(library))
-    fake = FakeDriver(tmp_path)
-    fake.play()
-    monkeypatch.setenv("FAKE_NVML", str(fake.script))
-    return fake
 
 
 @pytest.fixture
