@@ -227,6 +227,7 @@ def _until(trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float) -> 
     for replica in snapshot.replicas:
         measured = [value.at for value in replica.values.values()]
         measured += [window.at for window in replica.windows.values()]
+        measured += [summary.at for summary in replica.quantiles.values()]
         lapses = {at + trigger.stale_after for at in measured}
         instants |= lapses
         unknown_since |= lapses

@@ -12,7 +12,7 @@ from keda_scaler.core.readings import Missing
 from keda_scaler.core.signals import LATENCIES, Signal
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot
 from keda_scaler.core.trigger import Metric, Trigger
-from keda_scaler.core.windows import growth, merged, quantile
+from keda_scaler.core.windows import Quantile, growth, merged, quantile, slowest
 
 MAX_VALUE = 1e12
 """The HPA computes with thousandths in 64 bits and wraps above about 9e15."""
@@ -83,25 +83,34 @@ def _latency(
 
     With AverageValue it is multiplied by the ready replicas, so that the HPA shows the quantile.
     """
-    windows = [
-        window
-        for replica in replicas
-        if (window := replica.fresh_window(metric.signal, now, trigger.stale_after)) is not None
-    ]
-    if not windows:
-        return Missing(replicas[0].problem(metric.signal))
+    found = _observed(metric.signal, trigger, replicas, now)
+    if isinstance(found, Missing):
+        return found
     ready = max(1, sum(replica.replica.ready for replica in replicas))
     factor = ready if trigger.metric_type == "AverageValue" else 1
-    buckets = merged(growth(window) for window in windows)
-    observed = buckets[-1][1] if buckets else 0.0
-    found = quantile(trigger.latency_quantile, buckets)
-    if found is None or observed < MIN_OBSERVATIONS:
+    if found is None:
         text = f"fewer than {MIN_OBSERVATIONS} observed in {trigger.latency_window_seconds:g} s"
         busy = _may_work(replicas, now, trigger.stale_after)
         return Report(metric.target * factor if busy else 0.0, text)
     seconds = min(found.seconds, MAX_LATENCY_RATIO * metric.target)
     text = f"{'at least ' if found.is_bound else ''}{found.seconds:.3g} s"
     return Report(seconds * factor, text)
+
+
+def _observed(
+    signal: Signal, trigger: Trigger, replicas: Sequence[ReplicaReadings], now: float
+) -> Quantile | Missing | None:
+    """Find the quantile of what all replicas observed; None: that is too little."""
+    stale_after, share = trigger.stale_after, trigger.latency_quantile
+    windows = [replica.fresh_window(signal, now, stale_after) for replica in replicas]
+    known = [window for window in windows if window is not None]
+    if known:
+        buckets = merged(growth(window) for window in known)
+        enough = bool(buckets) and buckets[-1][1] >= MIN_OBSERVATIONS
+        return quantile(share, buckets) if enough else None
+    summaries = [replica.quantiles.get(signal) for replica in replicas]
+    fresh = [each for each in summaries if each is not None and now < each.at + stale_after]
+    return slowest(share, fresh) if fresh else Missing(replicas[0].problem(signal))
 
 
 def _may_work(replicas: Sequence[ReplicaReadings], now: float, stale_after: float) -> bool:

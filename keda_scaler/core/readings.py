@@ -62,7 +62,18 @@ class Distribution:
     """When the process began, in its own Unix seconds; None: not said."""
 
 
-Reading = Value | Missing | Lacking | Flow | Distribution
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """A summary: quantiles that the process itself computed, over a window of its own."""
+
+    points: tuple[tuple[float, float], ...]
+    """Shares, ascending, and seconds; NaN for those that were not observed."""
+
+    at: float
+    """When it was measured, in monotonic seconds."""
+
+
+Reading = Value | Missing | Lacking | Flow | Distribution | Quantiles
 Readings = Mapping[Signal, Reading]
 
 

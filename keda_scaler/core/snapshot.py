@@ -9,6 +9,7 @@ from keda_scaler.core.readings import (
     Flow,
     Lacking,
     Missing,
+    Quantiles,
     Readings,
     Replica,
     Value,
@@ -35,6 +36,9 @@ class ReplicaReadings:
     windows: Mapping[Signal, Window] = field(default_factory=dict)
     """The latest looks at each latency's histogram."""
 
+    quantiles: Mapping[Signal, Quantiles] = field(default_factory=dict)
+    """The newest summary of each latency of which there is no histogram."""
+
     ever: float | None = None
     """The counter of the newest `Flow`; None: there was none."""
 
@@ -53,7 +57,7 @@ class ReplicaReadings:
 
     def measured_at(self, signal: Signal) -> float | None:
         """Say when the signal was measured last; None: never."""
-        known = self.values.get(signal) or self.windows.get(signal)
+        known = self.values.get(signal) or self.windows.get(signal) or self.quantiles.get(signal)
         return None if known is None else known.at
 
     def problem(self, signal: Signal) -> str:
@@ -74,6 +78,7 @@ def absorb(
 ) -> ReplicaReadings:
     """Take the readings of a poll in. What is older than what is known changes nothing."""
     values, windows, ever = dict(before.values), dict(before.windows), before.ever
+    quantiles = dict(before.quantiles)
     problems: dict[Signal, Missing] = {}
     lacking: dict[Signal, Lacking] = {}
     for signal, reading in readings.items():
@@ -85,13 +90,17 @@ def absorb(
                 values.pop(signal, None)
             case Distribution():
                 windows[signal] = extend(windows.get(signal), reading, window_seconds)
+            case Quantiles():
+                quantiles[signal] = reading
             case Flow():
                 moved = ever is not None and ever != reading.ever
                 _renew(values, signal, Value(reading.waiting + moved, reading.at))
                 ever = reading.ever
             case Value():
                 _renew(values, signal, reading)
-    return ReplicaReadings(before.replica, values, problems, lacking, windows, ever, engine)
+    return ReplicaReadings(
+        before.replica, values, problems, lacking, windows, quantiles, ever, engine
+    )
 
 
 def _renew(values: dict[Signal, Value], signal: Signal, value: Value) -> None:

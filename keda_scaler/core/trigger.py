@@ -46,10 +46,13 @@ NOT_YET = frozenset(
 )
 """Keys of the public contract whose signal or source this version does not have."""
 
-_ENGINES_NOT_YET = frozenset(
-    {"sglang", "tgi", "triton", "tensorrt-llm", "trtllm-serve", "nim", "dynamo", "lmdeploy"}
-    | {"llama.cpp", "llamacpp", "reports"}
+ENGINES = (
+    *("dynamo", "llama.cpp", "lmdeploy", "nim", "sglang", "tgi"),
+    *("triton", "triton-trtllm", "trtllm-serve", "vllm"),
 )
+"""Keys of the engines that we can read, sorted. `keda_scaler.engines` has a dialect for each."""
+
+_ENGINES_NOT_YET = frozenset({"reports"})
 
 DEFAULT_QUEUE_DEPTH = 5.0
 """Waiting requests per replica; the low end of what GKE's guide for inference starts with (3 to 5)
@@ -92,9 +95,7 @@ class Trigger(BaseModel):
         frozen=True, extra="forbid", alias_generator=to_camel, validate_default=False
     )
 
-    engine: Annotated[Literal["auto", "vllm"], choice("auto", "vllm", not_yet=_ENGINES_NOT_YET)] = (
-        "auto"
-    )
+    engine: Annotated[str, choice("auto", *ENGINES, not_yet=_ENGINES_NOT_YET)] = "auto"
     """The dialect; `auto` detects it from the families on the page."""
 
     service: Annotated[str, text("the name of a Service")] | None = None

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from keda_scaler.core.readings import Distribution
+from keda_scaler.core.readings import Distribution, Quantiles
 
 MAX_POINTS = 62
 """Looks that are kept: one each sixtieth of the window, one before it, and the newest."""
@@ -95,6 +95,22 @@ def merged(gains: Iterable[Mapping[float, float]]) -> Sequence[tuple[float, floa
             added[bound] = added.get(bound, 0.0) + count
     bounds = sorted(added)
     return list(zip(bounds, accumulate((added[bound] for bound in bounds), max), strict=True))
+
+
+def slowest(share: float, summaries: Iterable[Quantiles]) -> Quantile | None:
+    """Pick a quantile from summaries; None: nothing was observed.
+
+    Quantiles of several replicas cannot be combined; the slowest replica's is taken. The smallest
+    share that is at least the wanted one stands for it; beyond the largest it is at least that.
+    """
+    found: list[Quantile] = []
+    for summary in summaries:
+        known = [point for point in summary.points if not math.isnan(point[1])]
+        if known:
+            index = bisect_left(known, share, key=lambda point: point[0])
+            seconds = known[min(index, len(known) - 1)][1]
+            found.append(Quantile(seconds, is_bound=index == len(known)))
+    return max(found, key=lambda each: (each.seconds, each.is_bound), default=None)
 
 
 def quantile(share: float, buckets: Sequence[tuple[float, float]]) -> Quantile | None:

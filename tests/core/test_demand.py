@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_scaler.core.demand import MAX_VALUE, MIN_OBSERVATIONS, Report, report, with_missing
-from keda_scaler.core.readings import Distribution, Lacking, Missing, Replica
+from keda_scaler.core.readings import Distribution, Lacking, Missing, Quantiles, Replica
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot
 from keda_scaler.core.trigger import Metric, Trigger
@@ -219,3 +219,13 @@ def test_an_engine_that_lacks_a_signal_abstains() -> None:
     assert report(MEMORY, trigger(), snapshot(one), 1.0) == Report(0.0, lacking.reason)
     both = snapshot(one, replica("b", kv=0.5))
     assert report(MEMORY, trigger(), both, 1.0) == Report(0.5)
+
+
+def test_a_summary_stands_for_a_histogram() -> None:
+    """Of an engine that computes its quantiles itself, the slowest replica's is reported."""
+    points = Quantiles(((0.5, 0.1), (0.95, 1.5)), 10.0)
+    known = replace(replica("a", at=10.0), quantiles={Signal.TTFT: points})
+
+    assert ttft(known) == Report(1.5, "1.5 s")
+    old = report(TTFT, trigger(targetTtftSeconds="2"), snapshot(known), now=25.0)
+    assert isinstance(old, Missing)

@@ -9,6 +9,7 @@ from keda_scaler.core.readings import (
     Flow,
     Lacking,
     Missing,
+    Quantiles,
     Reading,
     Replica,
     Value,
@@ -101,3 +102,11 @@ def test_how_busy_a_gpu_is_may_be_work() -> None:
     known = absorbed({WORK: Value(0, 1.0), Signal.GPU_UTILIZATION: Value(0.6, 1.0)})
 
     assert isinstance(judge(asks, Snapshot((known,), 1.0), 2.0), Work)
+
+
+def test_a_summary_is_the_newest() -> None:
+    """A process computes its quantiles over a window of its own."""
+    known = absorbed({TTFT: Quantiles(((0.5, 1.0),), 1.0)}, {TTFT: Quantiles(((0.5, 2.0),), 6.0)})
+
+    assert known.quantiles == {TTFT: Quantiles(((0.5, 2.0),), 6.0)}
+    assert known.measured_at(TTFT) == 6.0

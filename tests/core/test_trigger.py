@@ -89,7 +89,7 @@ def test_all_problems_are_reported_at_once() -> None:
             "endpoints": "http://192.168.0.1/metrics",
             "targetQueueDepth": "nan",
             "targetGpuMemoryPressure": "850%",
-            "engine": "sglang",
+            "engine": "reports",
             "wakeFrom": "epp",
             "polSeconds": "3",
             "port": "http",
@@ -101,7 +101,8 @@ def test_all_problems_are_reported_at_once() -> None:
     assert len(found) == 8
     assert "targetQueueDepth: got 'nan'; accepted: a number of requests from 0.001" in text
     assert "targetGpuMemoryPressure: got '850%'; accepted: a ratio from 0.001 to 1" in text
-    assert "engine: got 'sglang'; accepted: auto or vllm (sglang is not supported yet)" in text
+    assert "engine: got 'reports'; accepted: auto, dynamo, llama.cpp, " in text
+    assert "trtllm-serve or vllm (reports is not supported yet)" in text
     assert "wakeFrom: not supported yet" in text
     assert "polSeconds: unknown key; did you mean pollSeconds?" in text
     assert "port: only with service" in text

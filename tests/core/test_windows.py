@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_scaler.core.readings import Distribution
+from keda_scaler.core.readings import Distribution, Quantiles
 from keda_scaler.core.windows import (
     MAX_POINTS,
     Quantile,
@@ -16,6 +16,7 @@ from keda_scaler.core.windows import (
     growth,
     merged,
     quantile,
+    slowest,
 )
 
 BOUNDS = (1.0, 2.0, math.inf)
@@ -152,3 +153,22 @@ def test_quantiles_are_ordered_and_within_bounds(
         assert added[-1] == 0
     else:
         assert 0 <= first.seconds <= second.seconds <= bounds[-2]
+
+
+def summary(**points: float) -> Quantiles:
+    return Quantiles(tuple((float(f"0.{name[1:]}"), at) for name, at in points.items()), 0.0)
+
+
+def test_summaries_give_the_slowest_replica() -> None:
+    """Quantiles of several processes cannot be added up or averaged."""
+    one, other = summary(q5=1.0, q9=2.0, q95=3.0), summary(q5=1.5, q9=1.8, q95=4.0)
+
+    assert slowest(0.95, [one, other]) == Quantile(4.0, is_bound=False)
+    assert slowest(0.7, [one, other]) == Quantile(2.0, is_bound=False)
+    assert slowest(0.99, [one, other]) == Quantile(4.0, is_bound=True)
+
+
+def test_a_summary_without_traffic_has_no_quantile() -> None:
+    """It prints NaN, which is no time."""
+    assert slowest(0.95, [summary(q5=math.nan, q95=math.nan)]) is None
+    assert slowest(0.95, [summary(q95=math.nan), summary(q95=2.0)]) == Quantile(2.0, is_bound=False)
