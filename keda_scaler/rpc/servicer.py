@@ -21,9 +21,15 @@ from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 from keda_scaler.errors import KedaScalerError, TriggerError
 from keda_scaler.pb import externalscaler_pb2 as pb
 from keda_scaler.pb.externalscaler_pb2_grpc import ExternalScalerServicer
-from keda_scaler.rpc.convert import to_activity, to_metric_specs, to_metrics, to_signal
+from keda_scaler.rpc.convert import (
+    Rendered,
+    to_activity,
+    to_metric_specs,
+    to_metrics,
+    to_signal,
+)
 from keda_scaler.rpc.status import status_of
-from keda_scaler.store import MAX_TARGETS, Store, Target
+from keda_scaler.store import MAX_TARGETS, Key, Store, Target
 from keda_scaler.telemetry import Telemetry
 
 FIRST_READING_SECONDS = 1.0
@@ -93,11 +99,10 @@ class Triggers:
 
     def __init__(self, accepts: Accepts) -> None:
         self._accepts = accepts
-        self._known: OrderedDict[frozenset[tuple[str, str]], Trigger | TriggerError] = OrderedDict()
+        self._known: OrderedDict[Key, Trigger | TriggerError] = OrderedDict()
 
-    def parse(self, metadata: Mapping[str, str]) -> Trigger:
-        """Parse metadata; see `parse_trigger`."""
-        key = frozenset(metadata.items())
+    def parse(self, key: Key, metadata: Mapping[str, str]) -> Trigger:
+        """Parse metadata, of which `key` is the canonical form; see `parse_trigger`."""
         known = self._known.get(key)
         if known is None:
             try:
@@ -112,6 +117,11 @@ class Triggers:
         if isinstance(known, TriggerError):
             raise TriggerError(known.problems)
         return known
+
+
+def _key(ref: pb.ScaledObjectRef) -> Key:
+    """Write a reference in its canonical form: the order of a map on the wire is any."""
+    return ref.SerializeToString(deterministic=True)
 
 
 class Servicer(ExternalScalerServicer):
@@ -133,23 +143,32 @@ class Servicer(ExternalScalerServicer):
         self, request: pb.ScaledObjectRef, context: _Context
     ) -> pb.GetMetricSpecResponse:
         """Give the metrics of a trigger, a function of its metadata alone."""
-        return to_metric_specs(self._triggers.parse(request.scalerMetadata))
+        return to_metric_specs(self._triggers.parse(_key(request), request.scalerMetadata))
 
     @_unary
     async def GetMetrics(
         self, request: pb.GetMetricsRequest, context: _Context
     ) -> pb.GetMetricsResponse:
         """Give the value of one metric."""
-        signal = to_signal(
-            self._triggers.parse(request.scaledObjectRef.scalerMetadata), request.metricName
-        )
-        target = await self._target(request.scaledObjectRef)
-        return to_metrics(target.decision_for_metrics(), signal)
+        target = self._target(request.scaledObjectRef)
+        signal = to_signal(target.trigger, request.metricName)
+        if not target.first_reading.is_set():
+            await _first_reading(target)
+        decision = target.decision_for_metrics()
+        rendered = target.rendered
+        if not isinstance(rendered, Rendered) or rendered.decision is not decision:
+            target.rendered = rendered = Rendered(decision)
+        response = rendered.metrics.get(signal)
+        if response is None:
+            response = rendered.metrics[signal] = to_metrics(decision, signal)
+        return response
 
     @_unary
     async def IsActive(self, request: pb.ScaledObjectRef, context: _Context) -> pb.IsActiveResponse:
         """Say whether there is work."""
-        target = await self._target(request)
+        target = self._target(request)
+        if not target.first_reading.is_set():
+            await _first_reading(target)
         return to_activity(target.decision_for_activity())
 
     @_stream
@@ -157,7 +176,8 @@ class Servicer(ExternalScalerServicer):
         self, request: pb.ScaledObjectRef, context: _Context
     ) -> AsyncGenerator[pb.IsActiveResponse, None]:
         """Push the state at once, at every change, and again from time to time while active."""
-        target = await self._target(request)
+        target = self._target(request)
+        await _first_reading(target)
         target.streams += 1
         told: State | None = None
         try:
@@ -178,7 +198,7 @@ class Servicer(ExternalScalerServicer):
         self, request: pb.ScaledObjectRef, context: _Context
     ) -> AsyncGenerator[pb.GetMetricSpecResponse, None]:
         """Send the specs on open. They are a function of the metadata, and so never change."""
-        yield to_metric_specs(self._triggers.parse(request.scalerMetadata))
+        yield to_metric_specs(self._triggers.parse(_key(request), request.scalerMetadata))
         await self._stopping.wait()
 
     async def _next(self, target: Target, told: State) -> None:
@@ -195,12 +215,18 @@ class Servicer(ExternalScalerServicer):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
 
-    async def _target(self, ref: pb.ScaledObjectRef) -> Target:
-        """Find the target; wait for its first reading when it is new."""
-        trigger = self._triggers.parse(ref.scalerMetadata)
-        target = self._store.target(ref.namespace, ref.name, ref.scalerMetadata, trigger)
-        if not target.first_reading.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FIRST_READING_SECONDS):
-                    await target.first_reading.wait()
+    def _target(self, ref: pb.ScaledObjectRef) -> Target:
+        """Find the target, or begin to follow it."""
+        key = _key(ref)
+        target = self._store.find(key)
+        if target is None:
+            trigger = self._triggers.parse(key, ref.scalerMetadata)
+            target = self._store.follow(key, ref.namespace, ref.name, trigger)
         return target
+
+
+async def _first_reading(target: Target) -> None:
+    """Wait for the first reading of a new target, within bounds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_READING_SECONDS):
+            await target.first_reading.wait()
