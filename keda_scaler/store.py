@@ -8,6 +8,7 @@ Rules
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 
 from keda_scaler.core.activity import Memory, remember
@@ -129,6 +130,13 @@ class Target:
         if self._paired is not None and now < self._paired_until:
             return self._paired
         return self._decision_at(now)
+
+    async def wait_for_first_reading(self, seconds: float) -> None:
+        """Wait until there is an answer, or for so long. Later calls then wait no more."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.first_reading.wait()
+        self.first_reading.set()
 
     async def changed(self) -> None:
         """Wait for a new decision."""
