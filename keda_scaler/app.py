@@ -101,8 +101,7 @@ class App:
 
 def _follow_with(supervisor: Supervisor) -> Callable[[Target], Callable[[], None]]:
     def follow(target: Target) -> Callable[[], None]:
-        key = target.key
-        return supervisor.follow(key.namespace, key.name, target.trigger, target)
+        return supervisor.follow(target.namespace, target.name, target.trigger, target)
 
     return follow
 

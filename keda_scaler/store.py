@@ -8,8 +8,9 @@ Rules
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from keda_scaler.core.activity import Memory, remember
 from keda_scaler.core.decision import Decision, State, decide
@@ -30,14 +31,9 @@ PAIR_SECONDS = 0.25
 after the other and takes them as one answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class TargetKey:
-    """What KEDA asks about. The same ScaledObject with other metadata is another target."""
-
-    namespace: str
-    name: str
-    metadata: frozenset[tuple[str, str]]
-
+Key = bytes
+"""What KEDA asks about, namespace, name and metadata, written so that the same is always the same.
+The same ScaledObject with other metadata is another target."""
 
 Observer = Callable[["Target", Decision | None, Decision], None]
 """Called with the target, its decision before and its decision now, when the latter is new."""
@@ -46,8 +42,11 @@ Observer = Callable[["Target", Decision | None, Decision], None]
 class Target:
     """One target's readings, memory and decision. It is the `Sink` of its source."""
 
-    def __init__(self, key: TargetKey, trigger: Trigger, clock: Clock, observe: Observer) -> None:
-        self.key = key
+    def __init__(
+        self, namespace: str, name: str, trigger: Trigger, clock: Clock, observe: Observer
+    ) -> None:
+        self.namespace = namespace
+        self.name = name
         self.trigger = trigger
         self.asked_at = clock()
         """When somebody last asked, in monotonic seconds."""
@@ -55,6 +54,8 @@ class Target:
         """Streams that are open on this target."""
         self.first_reading = asyncio.Event()
         """Set when there is an answer, or when waiting for one is pointless."""
+        self.rendered: object = None
+        """What the gRPC surface keeps beside the newest decision; nothing here reads it."""
         self._clock = clock
         self._observe = observe
         self._replicas: dict[str, ReplicaReadings] = {}
@@ -63,7 +64,8 @@ class Target:
         self._memory = Memory()
         self._decision: Decision | None = None
         self._observed: Decision | None = None
-        self._paired: tuple[Decision, float] | None = None
+        self._paired: Decision | None = None
+        self._paired_until = 0.0
         self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -102,22 +104,28 @@ class Target:
 
     def decision(self) -> Decision:
         """Give the decision of this instant."""
-        decision = self._decision
-        if decision is None or self._clock() >= decision.until:
-            decision = self._decide()
-        return decision
+        return self._decision_at(self._clock())
 
     def decision_for_metrics(self) -> Decision:
         """Give the decision of this instant, and let IsActive repeat it for a moment."""
-        decision = self.decision()
-        self._paired = (decision, self._clock() + PAIR_SECONDS)
+        self.asked_at = now = self._clock()
+        decision = self._decision_at(now)
+        self._paired, self._paired_until = decision, now + PAIR_SECONDS
         return decision
 
     def decision_for_activity(self) -> Decision:
         """Give the decision that GetMetrics has just told, else the one of this instant."""
-        if self._paired is not None and self._clock() < self._paired[1]:
-            return self._paired[0]
-        return self.decision()
+        self.asked_at = now = self._clock()
+        if self._paired is not None and now < self._paired_until:
+            return self._paired
+        return self._decision_at(now)
+
+    async def wait_for_first_reading(self, seconds: float) -> None:
+        """Wait until there is an answer, or for so long. Later calls then wait no more."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.first_reading.wait()
+        self.first_reading.set()
 
     async def changed(self) -> None:
         """Wait for a new decision."""
@@ -143,6 +151,10 @@ class Target:
         if tried and all(known.was_tried for known in snapshot.replicas):
             self.first_reading.set()
         self._decide(snapshot)
+
+    def _decision_at(self, now: float) -> Decision:
+        decision = self._decision
+        return self._decide() if decision is None or now >= decision.until else decision
 
     def _decide(self, snapshot: Snapshot | None = None) -> Decision:
         now = self._clock()
@@ -186,7 +198,7 @@ class Store:
         self._follow = follow
         self._observe = observe
         self._clock = clock
-        self._targets: dict[TargetKey, tuple[Target, Callable[[], None]]] = {}
+        self._targets: dict[Key, tuple[Target, Callable[[], None]]] = {}
 
     def __len__(self) -> int:
         return len(self._targets)
@@ -195,25 +207,23 @@ class Store:
         """Give the state of every target."""
         return [target.decision().state for target, _ in self._targets.values()]
 
-    def target(
-        self, namespace: str, name: str, metadata: Mapping[str, str], trigger: Trigger
-    ) -> Target:
-        """Find a target, or begin to follow it.
+    def find(self, key: Key) -> Target | None:
+        """Find a target that is followed; None: it is not."""
+        found = self._targets.get(key)
+        return None if found is None else found[0]
+
+    def follow(self, key: Key, namespace: str, name: str, trigger: Trigger) -> Target:
+        """Begin to follow a target.
 
         Raises:
-            TooManyTargetsError: when it is new and the cap is reached.
+            TooManyTargetsError: when the cap is reached.
 
         """
-        key = TargetKey(namespace, name, frozenset(metadata.items()))
-        found = self._targets.get(key)
-        if found is None:
-            if len(self._targets) >= MAX_TARGETS:
-                raise TooManyTargetsError(f"{MAX_TARGETS} targets are followed already")
-            target = Target(key, trigger, self._clock, self._observe)
-            found = (target, self._follow(target))
-            self._targets[key] = found
-        found[0].asked_at = self._clock()
-        return found[0]
+        if len(self._targets) >= MAX_TARGETS:
+            raise TooManyTargetsError(f"{MAX_TARGETS} targets are followed already")
+        target = Target(namespace, name, trigger, self._clock, self._observe)
+        self._targets[key] = (target, self._follow(target))
+        return target
 
     def forget(self) -> None:
         """Drop the targets that nobody asked about for `FORGET_SECONDS`."""

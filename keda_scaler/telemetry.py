@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 import structlog
@@ -12,7 +13,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from keda_scaler.core.decision import Answer, Decision, Reported, State
@@ -69,18 +70,31 @@ class _Targets(Collector):
         yield family
 
 
+class _Rpcs(Collector):
+    """How many calls there were. Plain numbers: a counter with a lock costs a call more."""
+
+    def __init__(self) -> None:
+        self.counts: defaultdict[tuple[str, str], int] = defaultdict(int)
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "keda_scaler_rpcs_total",
+            "Calls of KEDA, by method and result (ok, or the kind of error).",
+            labels=["method", "result"],
+        )
+        for labels, count in sorted(self.counts.items()):
+            family.add_metric(labels, count)
+        yield family
+
+
 class Telemetry:
     """The scaler's own metrics. Labels are closed sets: nothing that a trigger says becomes one."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        self._rpcs = Counter(
-            "keda_scaler_rpcs_total",
-            "Calls of KEDA, by method and result (ok, or the kind of error).",
-            ["method", "result"],
-            registry=self.registry,
-        )
+        self._rpcs = _Rpcs()
+        self.registry.register(self._rpcs)
         self._reads = Histogram(
             "keda_scaler_read_seconds",
             "Time that reading a page or a Prometheus took, by source and result.",
@@ -94,23 +108,19 @@ class Telemetry:
             ["state", "reason"],
             registry=self.registry,
         )
-        self._answered: dict[str, Counter] = {}
 
     def count_targets(self, states: Callable[[], Iterable[State]]) -> None:
         """Show how many targets are in which state."""
         self.registry.register(_Targets(states))
 
     def rpc_answered(self, method: str) -> None:
-        """Count a call that was answered. On the hot path: the labels are looked up once."""
-        child = self._answered.get(method)
-        if child is None:
-            child = self._answered[method] = self._rpcs.labels(method, "ok")
-        child.inc()
+        """Count a call that was answered."""
+        self._rpcs.counts[method, "ok"] += 1
 
     def rpc_failed(self, method: str, error: Exception) -> None:
         """Count a call that ended with an error."""
         kind = type(error).__name__ if isinstance(error, KedaScalerError) else "internal"
-        self._rpcs.labels(method, kind).inc()
+        self._rpcs.counts[method, kind] += 1
 
     def read(self, source: str, result: str, seconds: float) -> None:
         """Count one reading of a page or a Prometheus: result is `ok` or `error`."""
@@ -118,17 +128,16 @@ class Telemetry:
 
     def decided(self, target: Target, before: Decision | None, decision: Decision) -> None:
         """Log a decision whose state or reason changed: one line with the reason."""
-        key = target.key
         if decision.warnings and (before is None or before.warnings != decision.warnings):
             for text in decision.warnings:
-                _log.warning("trigger", namespace=key.namespace, name=key.name, text=text)
+                _log.warning("trigger", namespace=target.namespace, name=target.name, text=text)
         if before is not None and _line(before) == _line(decision):
             return
         self._decisions.labels(decision.state, decision.reason).inc()
         _log.info(
             "decision",
-            namespace=key.namespace,
-            name=key.name,
+            namespace=target.namespace,
+            name=target.name,
             engines=decision.engines,
             state=decision.state.value,
             reason=decision.reason.value,

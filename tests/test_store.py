@@ -37,13 +37,14 @@ class Fleet:
         self.store = Store(self._follow, self._observe, self.clock)
 
     def _follow(self, target: Target) -> Callable[[], None]:
-        return lambda: self.stopped.append(target.key.name)
+        return lambda: self.stopped.append(target.name)
 
     def _observe(self, _: Target, __: Decision | None, decision: Decision) -> None:
         self.observed.append(decision)
 
     def target(self, name: str = "llama") -> Target:
-        return self.store.target("default", name, METADATA, TRIGGER)
+        key = name.encode()
+        return self.store.find(key) or self.store.follow(key, "default", name, TRIGGER)
 
 
 @pytest.fixture
@@ -69,11 +70,9 @@ async def test_a_reading_becomes_a_decision(fleet: Fleet) -> None:
 
 
 async def test_the_same_question_finds_the_same_target(fleet: Fleet) -> None:
-    """State belongs to (namespace, name, metadata), not to a call or a stream."""
-    other = fleet.store.target("default", "llama", METADATA | {"model": "m"}, TRIGGER)
-
+    """State belongs to what is asked about, not to a call or a stream."""
     assert fleet.target() is fleet.target()
-    assert other is not fleet.target()
+    assert fleet.target("other") is not fleet.target()
     assert len(fleet.store) == 2
 
 
@@ -227,7 +226,7 @@ async def test_targets_nobody_asks_about_are_forgotten(fleet: Fleet) -> None:
     fleet.target("streamed").streams += 1
     fleet.target("gone")
     fleet.clock.now += FORGET_SECONDS - 1
-    fleet.target("asked")
+    fleet.target("asked").decision_for_activity()
     fleet.clock.now += 1
     fleet.store.forget()
 

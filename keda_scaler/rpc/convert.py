@@ -68,6 +68,17 @@ def to_signal(trigger: Trigger, metric_name: str) -> Signal:
     raise UnknownMetricError(f"no metric {metric_name[:80]!r} in this trigger; it has: {names}")
 
 
+class Rendered:
+    """A decision, and the answers that were made of it: most calls ask what was asked before."""
+
+    __slots__ = ("decision", "metrics", "trailers")
+
+    def __init__(self, decision: Decision) -> None:
+        self.decision = decision
+        self.trailers = to_trailers(decision)
+        self.metrics: dict[str, pb.GetMetricsResponse] = {}
+
+
 def to_metrics(decision: Decision, signal: Signal) -> pb.GetMetricsResponse:
     """Convert one metric's answer: exactly one value, or none for the hold.
 

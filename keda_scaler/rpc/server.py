@@ -19,7 +19,7 @@ slow readers. Well inside Kubernetes' default grace of 30 s."""
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["ExternalScaler"].full_name
 
-_OPTIONS: tuple[tuple[str, int], ...] = (
+OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),  # else a second server shares the port silently
     ("grpc.http2.max_ping_strikes", 0),  # never end KEDA's one connection over its pings
     # gRPC refuses calls beyond 1,000 that wait to be accepted, as when KEDA reopens its streams.
@@ -37,7 +37,7 @@ class Server:
         self._address = address
         self._tls = tls
         self.port = 0
-        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server = grpc.aio.server(options=OPTIONS)
         self._health = health.aio.HealthServicer()
         add_ExternalScalerServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

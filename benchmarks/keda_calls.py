@@ -1,0 +1,106 @@
+"""KEDA's GetMetrics calls, as bytes: several targets, and a map whose order is never the same.
+
+Go randomizes the order of a map's entries, so the same metadata arrives in another order with
+every call. Messages are put together by hand because protobuf's Python library sorts by its own
+hash instead.
+"""
+
+import random
+from typing import Any
+
+import grpc
+
+from keda_scaler.core.signals import Signal
+from keda_scaler.pb import externalscaler_pb2 as pb
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+SERVICE = pb.DESCRIPTOR.services_by_name["ExternalScaler"].full_name
+METHOD = "GetMetrics"
+METRIC = Signal.QUEUE_DEPTH.value
+
+TARGETS = 50
+"""ScaledObjects that are asked about in turn."""
+
+ORDERS = 8
+"""Orders of the metadata of each."""
+
+_SCALED_OBJECT_REF = 1
+_METRIC_NAME = 2
+_LENGTH_DELIMITED = 2
+
+
+def metadata(page: str, poll_seconds: float) -> dict[str, str]:
+    """Give a trigger's metadata: twelve keys, as one that spells its defaults out has."""
+    return {
+        "scalerAddress": "keda-scaler.keda.svc.cluster.local:6000",
+        "engine": "vllm",
+        "endpoints": page,
+        "model": "simulated-llm",
+        "targetQueueDepth": "5",
+        "targetConcurrency": "20",
+        "targetGpuMemoryPressure": "85%",
+        "activationRequests": "0",
+        "idleSeconds": "30",
+        "pollSeconds": f"{poll_seconds:g}",
+        "staleSeconds": "600",  # the scaler is stopped now and then, and must not notice
+        "onUnknown": "error",  # a hold has no value, and would look like a failed call
+    }
+
+
+def reference(target: int, given: dict[str, str]) -> pb.ScaledObjectRef:
+    """Name one target."""
+    return pb.ScaledObjectRef(
+        name=f"llama-{target}", namespace=f"team-{target % 7}", scalerMetadata=given
+    )
+
+
+def requests(given: dict[str, str], seed: int = 3) -> list[bytes]:
+    """Give serialized GetMetricsRequests; neighbours are of different targets."""
+    chance = random.Random(seed)
+    messages = []
+    for _ in range(ORDERS):
+        for target in range(TARGETS):
+            keys = list(given)
+            chance.shuffle(keys)
+            entries = (pb.ScaledObjectRef(scalerMetadata={key: given[key]}) for key in keys)
+            parts = [reference(target, {}), *entries]
+            # Serialized messages one after the other are the serialized sum of them.
+            ref = b"".join(part.SerializeToString() for part in parts)
+            messages.append(_field(_SCALED_OBJECT_REF, ref) + _field(_METRIC_NAME, METRIC.encode()))
+    return messages
+
+
+def constant_response() -> bytes:
+    """Give the answer of the bare server, of the same shape as ours."""
+    value = pb.MetricValue(metricName=METRIC, metricValue=3, metricValueFloat=3.0)
+    return pb.GetMetricsResponse(metricValues=[value]).SerializeToString()
+
+
+def holds_value(payload: bytes) -> bool:
+    """Whether a call's data is one whole, uncompressed answer with a value of the metric.
+
+    Cheap on purpose: it looks at every call's answer.
+    """
+    # Compressed flag and length of gRPC; tag and length of the value; its name.
+    return (
+        payload[:5] == (len(payload) - 5).to_bytes(5, "big")
+        and payload.startswith(b"\n", 5)
+        and payload.startswith(_NAME, 7)
+    )
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return bytes([number << 3 | _LENGTH_DELIMITED]) + _varint(len(content)) + content
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+_NAME = _field(1, METRIC.encode())

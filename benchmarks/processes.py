@@ -1,0 +1,121 @@
+"""Server processes: pinned to a core, paused while another is measured, their CPU time read."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+START_SECONDS = 30.0
+STOP_SECONDS = 10.0
+
+_ADDRESS = re.compile(r"\S:(\d+)$")
+
+
+class StartError(Exception):
+    """A server did not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Where things run."""
+
+    server: int
+    client: int
+
+    @classmethod
+    def pick(cls) -> "Cores":
+        """Pick the first and the last of the cores we have; they are the same when it is one."""
+        available = sorted(os.sched_getaffinity(0))
+        return cls(available[0], available[-1])
+
+    @property
+    def shared(self) -> bool:
+        """Whether the client takes time from the servers."""
+        return self.server == self.client
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server."""
+
+    name: str
+    process: "subprocess.Popen[str]"
+    port: int
+
+    def cpu_seconds(self) -> float:
+        """Give the CPU time of all its threads so far, in user and kernel."""
+        # The clock that clock_getcpuclockid(3) gives for a process; Python does not wrap it.
+        return time.clock_gettime((~self.process.pid << 3) | 2)
+
+    def pause(self) -> None:
+        """Stop it in its tracks, so that it takes no time from a server that is measured."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def running(
+    name: str, command: Sequence[str], core: int, env: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """Run a server on one core; the first address that it prints is where it listens.
+
+    Raises:
+        StartError: when it does not say so in time.
+
+    """
+    process = _start(command, core, env)
+    watchdog = threading.Timer(START_SECONDS, process.kill)
+    watchdog.start()
+    try:
+        port = _port(process)
+        if port is None:
+            raise StartError(f"{name} did not start; try it: {' '.join(command)}")
+        watchdog.cancel()
+        yield Server(name, process, port)
+    finally:
+        watchdog.cancel()
+        _stop(process)
+
+
+def _start(
+    command: Sequence[str], core: int, env: Mapping[str, str] | None
+) -> "subprocess.Popen[str]":
+    ours = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})  # inherited: none of its threads is ever elsewhere
+    try:
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=env,
+        )
+    finally:
+        os.sched_setaffinity(0, ours)
+
+
+def _port(process: "subprocess.Popen[str]") -> int | None:
+    assert process.stdout
+    for line in process.stdout:
+        found = _ADDRESS.search(line.rstrip())
+        if found:
+            return int(found[1])
+    return None
+
+
+def _stop(process: "subprocess.Popen[str]") -> None:
+    process.send_signal(signal.SIGCONT)
+    process.terminate()
+    try:
+        process.communicate(timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
