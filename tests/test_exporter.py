@@ -97,12 +97,25 @@ async def test_an_engines_load_under_names_of_its_own() -> None:
             series = await client.until(inference_queue_depth=3)
 
     model = json.dumps({"model": MODEL.name})
-    assert series == {
+    own = {name: value for name, value in series.items() if not name.startswith("vllm:")}
+    assert own == {
         "inference_engine_up": 1,
         'inference_engine_info{"engine": "vllm"}': 1,
         f"inference_queue_depth{model}": 3,
         f"inference_requests_running{model}": 2,
         f"inference_kv_cache_usage_ratio{model}": pytest.approx(usage),
+    }
+
+
+async def test_latency_histograms_are_repeated_as_found() -> None:
+    """Buckets, sums and counts under the engine's own names, and no other family of it."""
+    async with SimulatedEngine(MODEL) as engine, exporting(of_engine(engine.url)) as client:
+        series = await client.until(inference_queue_depth=0)
+
+    repeated = {name.partition("{")[0] for name in series if name.startswith("vllm:")}
+    bases = ("time_to_first_token", "inter_token_latency", "e2e_request_latency")
+    assert repeated == {
+        f"vllm:{base}_seconds_{part}" for base in bases for part in ("bucket", "sum", "count")
     }
 
 
@@ -145,7 +158,7 @@ async def test_a_family_that_the_page_lacks_is_absent() -> None:
         series = await client.until(inference_engine_up=1)
     await page.stop()
 
-    assert {name.partition("{")[0] for name in series} == {
+    assert {name.partition("{")[0] for name in series if not name.startswith("vllm:")} == {
         *("inference_engine_up", "inference_engine_info", "inference_kv_cache_usage_ratio")
     }
 
@@ -167,8 +180,8 @@ def test_models_are_told_apart() -> None:
     ]
     of_a, of_b = ModelLoad("a", 4.0, 5.0, 0.6), ModelLoad("b", 1.0, 2.0, 0.3)
 
-    assert to_answer(samples, "auto", None) == EngineAnswer("vllm", (of_a, of_b), None)
-    assert to_answer(samples, "vllm", "b") == EngineAnswer("vllm", (of_b,), None)
+    assert to_answer(samples, "auto", None) == EngineAnswer("vllm", (of_a, of_b), (), None)
+    assert to_answer(samples, "vllm", "b") == EngineAnswer("vllm", (of_b,), (), None)
     absent = to_answer(samples, "vllm", "c")
     assert absent.loads == (ModelLoad("c", None, None, None),)
     assert "no series of model 'c'; there are: a, b" in (absent.problem or "")
@@ -228,7 +241,7 @@ def test_a_gpu_that_pods_share() -> None:
 def test_labels_are_those_of_the_table() -> None:
     """What is published keeps to GAUGES, label by label."""
     part = replace(GPU, index="0:1", uuid="MIG-a", parent_uuid="GPU-b")
-    answer = EngineAnswer("vllm", (ModelLoad("a", 1.0, 2.0, 0.5),), None)
+    answer = EngineAnswer("vllm", (ModelLoad("a", 1.0, 2.0, 0.5),), (), None)
     holders = {"MIG-a": (Holder("models", "a-0", "engine"),)}
 
     found = families(Known(True, answer, True, (part,), holders))  # noqa: FBT003  # two states
@@ -407,7 +420,9 @@ def test_every_wrong_flag_is_said_at_once() -> None:
 
     assert str(raised.value) == (
         "--listen: HOST:PORT is accepted, such as 0.0.0.0:9401 or [::]:9401; "
-        "--engine: 'ollama'; accepted: auto, vllm; --interval: 1 to 3600 seconds are accepted; "
+        "--engine: 'ollama'; accepted: auto, dynamo, llama.cpp, lmdeploy, nim, sglang, "
+        "tgi, triton, triton-trtllm, trtllm-serve, vllm; "
+        "--interval: 1 to 3600 seconds are accepted; "
         "--engine-url: http or https URLs without credentials are accepted"
     )
     with pytest.raises(SettingsError, match="--no-gpu: without --engine-url there is nothing"):

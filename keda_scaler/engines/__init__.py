@@ -3,14 +3,37 @@
 from collections.abc import Collection
 from functools import cache
 
-from keda_scaler.core.readings import Missing, Readings
+from keda_scaler.core.readings import Engine, Missing, Readings
 from keda_scaler.core.signals import Signal
+from keda_scaler.core.trigger import Trigger
+from keda_scaler.engines import devices
+from keda_scaler.engines.devices import DeviceReadings
 from keda_scaler.engines.dialect import STARTED, Dialect
+from keda_scaler.engines.dynamo import DYNAMO
+from keda_scaler.engines.llamacpp import LLAMA_CPP
+from keda_scaler.engines.lmdeploy import LMDEPLOY
+from keda_scaler.engines.nim import NIM
 from keda_scaler.engines.samples import Sample
+from keda_scaler.engines.sglang import SGLANG
+from keda_scaler.engines.tgi import TGI
+from keda_scaler.engines.triton import TRITON
+from keda_scaler.engines.triton_trtllm import TRITON_TRTLLM
+from keda_scaler.engines.trtllm_serve import TRTLLM_SERVE
 from keda_scaler.engines.vllm import VLLM
 
-DIALECTS: tuple[Dialect, ...] = (VLLM,)
-"""Every engine we know, sorted by name."""
+DIALECTS: tuple[Dialect, ...] = (
+    DYNAMO,
+    LLAMA_CPP,
+    LMDEPLOY,
+    NIM,
+    SGLANG,
+    TGI,
+    TRITON,
+    TRITON_TRTLLM,
+    TRTLLM_SERVE,
+    VLLM,
+)
+"""Every engine we know, sorted by name. `keda_scaler.core.trigger.ENGINES` has the same keys."""
 
 
 def dialects(engine: str) -> tuple[Dialect, ...]:
@@ -19,12 +42,16 @@ def dialects(engine: str) -> tuple[Dialect, ...]:
 
 
 @cache
-def names(engine: str, *, latencies: bool = True) -> frozenset[str]:
-    """Give every sample name worth reading for a trigger's `engine`, with or without histograms."""
+def names(engine: str, *, latencies: bool = True, gpus: bool = False) -> frozenset[str]:
+    """Give every sample name worth reading for a trigger's `engine`.
+
+    With or without the histograms, with or without what exporters say of GPUs.
+    """
+    wanted = devices.NAMES if gpus else frozenset()
     known = dialects(engine)
     if not latencies:
-        return frozenset().union(*(dialect.gauge_names for dialect in known))
-    return frozenset({STARTED}).union(*(dialect.canonical for dialect in known))
+        return wanted.union(*(dialect.gauge_names for dialect in known))
+    return wanted.union({STARTED}, *(dialect.canonical for dialect in known))
 
 
 def path(engine: str) -> str:
@@ -36,14 +63,26 @@ def path(engine: str) -> str:
 def concerns(sample: Sample, engine: str, model: str | None) -> bool:
     """Whether a sample is of the engine and the model that a trigger names."""
     return any(
-        dialect.owns(sample) and dialect.is_of(sample, model) for dialect in dialects(engine)
+        _shows(dialect, sample, engine) and dialect.is_of(sample, model)
+        for dialect in dialects(engine)
     )
+
+
+def _shows(dialect: Dialect, sample: Sample, engine: str) -> bool:
+    """Whether the sample shows that the dialect is the right one.
+
+    A trigger that names its engine is believed; `auto` needs a name that no one else uses.
+    """
+    return dialect.marked_by(sample) if engine == "auto" else dialect.owns(sample)
 
 
 def detect(samples: Collection[Sample], engine: str) -> Dialect | Missing:
     """Tell whose page this is, or why that cannot be told."""
-    candidates = dialects(engine)
-    found = [dialect for dialect in candidates if any(map(dialect.marked_by, samples))]
+    found = [
+        dialect
+        for dialect in dialects(engine)
+        if any(_shows(dialect, sample, engine) for sample in samples)
+    ]
     hidden = frozenset().union(*(dialect.supersedes for dialect in found))
     found = [dialect for dialect in found if dialect.name not in hidden]
     if len(found) == 1:
@@ -51,8 +90,7 @@ def detect(samples: Collection[Sample], engine: str) -> Dialect | Missing:
     if found:
         both = " and ".join(dialect.name for dialect in found)
         return Missing(f"the page is of {both}: give the trigger key engine")
-    known = ", ".join(dialect.name for dialect in candidates)
-    return Missing(f"no series of a known engine ({known})")
+    return Missing(f"no series of {'a known engine' if engine == 'auto' else engine}")
 
 
 def readings(samples: Collection[Sample], engine: str, model: str | None) -> Readings:
@@ -67,13 +105,21 @@ def readings(samples: Collection[Sample], engine: str, model: str | None) -> Rea
 
 
 def read(
-    samples: Collection[Sample], engine: str, model: str | None
-) -> tuple[Readings, str | None]:
-    """Read the signals of one replica, and tell the engine's key; None: it is not known."""
-    dialect = detect(samples, engine)
+    samples: Collection[Sample], trigger: Trigger, gpus: DeviceReadings
+) -> tuple[Readings, Engine | None]:
+    """Read the signals of one replica as a trigger wants them, and tell its engine.
+
+    `gpus` is what exporters say of the replica's GPUs. None: the engine is not known.
+    """
+    dialect = detect(samples, trigger.engine)
     if isinstance(dialect, Missing):
-        return missing(dialect.reason), None
-    return dialect.readings(samples, model), dialect.name
+        found, engine = missing(dialect.reason), None
+    else:
+        found = dialect.readings(samples, trigger.model)
+        engine = Engine(dialect.name, dialect.reserves_memory)
+    if not trigger.reads_devices:
+        return found, engine
+    return devices.with_devices(found, gpus, trigger.gpu_memory_source, engine), engine
 
 
 def missing(reason: str) -> Readings:

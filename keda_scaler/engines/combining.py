@@ -21,13 +21,20 @@ def mean(numbers: Numbers) -> float:
     return fmean(number for _, number in numbers)
 
 
+def largest(numbers: Numbers) -> float:
+    """Combine ratios of pools of different sizes: requests wait where the fullest one is."""
+    return max(number for _, number in numbers)
+
+
 def once_per_rank_group(*ranks: str, then: Combine) -> Combine:
     """Combine what several ranks of one engine repeat.
 
     Series that differ only in the labels `ranks` are the same requests seen by processes that share
-    the work of each one (tensor, pipeline or expert parallelism): the largest is taken. What is left
-    is combined by `then`.
+    the work of each one (tensor, pipeline or expert parallelism): the largest is taken. What is
+    left is combined by `then`.
     """
+    if not ranks:
+        return then
 
     def combine(numbers: Numbers) -> float:
         groups: dict[frozenset[tuple[str, str]], tuple[Mapping[str, str], float]] = {}

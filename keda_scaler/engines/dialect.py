@@ -1,19 +1,30 @@
 """What a dialect is, and how one turns samples into readings.
 
 A dialect is a table. Per signal it names the quantities whose sum the signal is; per quantity, the
-families that carry it in order of preference, their unit, and how the series of one replica combine.
-Everything here is pure.
+families that carry it in order of preference, their unit, and how the series of one replica
+combine. Everything here is pure.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from functools import cached_property
 from itertools import chain
 
-from keda_scaler.core.readings import Distribution, Flow, Lacking, Missing, Reading, Readings, Value
+from keda_scaler.core.readings import (
+    Distribution,
+    Flow,
+    Lacking,
+    Missing,
+    Quantiles,
+    Reading,
+    Readings,
+    Value,
+)
 from keda_scaler.core.signals import Signal
-from keda_scaler.engines.combining import Combine, total
+from keda_scaler.engines.combining import Combine, once_per_rank_group, total
 from keda_scaler.engines.samples import Sample
 
 STARTED = "process_start_time_seconds"
@@ -27,8 +38,9 @@ class Family:
     name: str
     """The sample's name, or the histogram's without `_bucket`, in the spelling of the engine."""
 
-    labels: Mapping[str, str] = field(default_factory=dict)
-    """Label values that a series must have; an empty one also means that the label is absent."""
+    labels: Mapping[str, AbstractSet[str]] = field(default_factory=dict)
+    """Per label, the values of which a series must have one; an empty value also means that the
+    label is absent."""
 
     scale: float = 1.0
     """What a sample is multiplied with to be in our unit: 0.001 for milliseconds."""
@@ -36,9 +48,27 @@ class Family:
     versions: str = ""
     """Which versions of the engine print it; for people."""
 
+    of_all_models: bool = False
+    """Whether the engine prints it without the label that names the model, for all models
+    together. Then it cannot be read for one of them."""
+
     def has(self, sample: Sample) -> bool:
         """Whether the labels of a sample are those of this family."""
-        return all(sample.labels.get(name, "") == value for name, value in self.labels.items())
+        return all(sample.labels.get(name, "") in values for name, values in self.labels.items())
+
+
+class Absence(Enum):
+    """What it means that a page has no series of a quantity."""
+
+    UNKNOWN = auto()
+    """The engine prints it, so its absence is a problem: the reading is missing."""
+
+    ZERO = auto()
+    """It is a part of a sum, and there are versions that do not split it off or do not have such
+    requests. At least one part of a sum must be something else."""
+
+    LACKING = auto()
+    """There are versions that do not have it, so the engine lacks the signal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +84,8 @@ class Quantity:
     highest: float = math.inf
     """The largest number that makes sense; a larger one is a unit error, not a reading."""
 
-    optional: bool = False
-    """Whether a page without it is complete: it then counts as 0. Only for parts of a sum that
-    older versions do not split off."""
+    absence: Absence = Absence.UNKNOWN
+    """What it means that a page has none of the families."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +106,8 @@ class Counted:
     """
 
     waiting: Quantity
-    ever: Quantity
+    ever: tuple[Quantity, ...]
+    """Their sum is what moves when a request has ended."""
 
 
 Measure = tuple[Quantity, ...] | Ratio | Counted
@@ -99,6 +129,13 @@ class Dialect:
     latencies: Mapping[Signal, tuple[Family, ...]] = field(default_factory=dict)
     """Per latency, the histograms that carry it, the preferred one first."""
 
+    summaries: Mapping[Signal, tuple[Family, ...]] = field(default_factory=dict)
+    """Per latency, the summaries that stand for a histogram where the page has none."""
+
+    late_histograms: bool = False
+    """Whether a histogram appears on the page only with its first request: one that is absent is
+    then an empty one."""
+
     path: str = "/metrics"
     """Where the engine serves its metrics page."""
 
@@ -107,6 +144,10 @@ class Dialect:
 
     Where there is one, a series without it is not the engine's own.
     """
+
+    ranks: tuple[str, ...] = ()
+    """Labels that number processes which share the work of each request. Of series that differ only
+    in these, the largest counts, gauges and histograms alike: they are the same requests."""
 
     spellings: tuple[tuple[str, str], ...] = ()
     """Other spellings of a name: a prefix of ours, and what some installations make of it."""
@@ -119,37 +160,54 @@ class Dialect:
     """Engines whose families this one's page has as well, in addition to its own."""
 
     marks: frozenset[str] = frozenset()
-    """Names by which the engine is told from others; empty: any name that is read."""
+    """Names by which `engine: auto` tells the engine from others; empty: any name that is read."""
 
     notes: str = ""
-    """What a reader of the documentation should know."""
+    """What a reader of the documentation should know, in Markdown."""
 
     @cached_property
     def canonical(self) -> Mapping[str, str]:
         """Every sample name that the dialect reads, in all spellings, and the engine's own."""
-        own = {family.name for family in chain.from_iterable(map(_families, self.signals.values()))}
-        for family in chain.from_iterable(self.latencies.values()):
-            own.add(f"{family.name}_bucket")
-        own |= self.marks
+        own = {family.name for family in chain.from_iterable(map(families, self.signals.values()))}
+        own |= self.histogram_names | self._summary_names | self.marks
         names = {name: name for name in own}
-        for name in own:
-            for prefix, other in self.spellings:
-                if name.startswith(prefix):
-                    names[other + name.removeprefix(prefix)] = name
+        names |= {
+            other + name.removeprefix(prefix): name
+            for name in own
+            for prefix, other in self.spellings
+            if name.startswith(prefix)
+        }
         return names
 
     @cached_property
     def gauge_names(self) -> frozenset[str]:
         """The names of what is not a latency, in all spellings."""
-        buckets = {
-            f"{family.name}_bucket" for family in chain.from_iterable(self.latencies.values())
-        }
-        return frozenset(name for name, own in self.canonical.items() if own not in buckets)
+        late = self.histogram_names | self._summary_names
+        return frozenset(name for name, own in self.canonical.items() if own not in late)
+
+    @cached_property
+    def histogram_names(self) -> frozenset[str]:
+        """The names of the buckets of latencies, in the engine's own spelling."""
+        known = chain.from_iterable(self.latencies.values())
+        return frozenset(f"{family.name}_bucket" for family in known)
+
+    @cached_property
+    def _summary_names(self) -> frozenset[str]:
+        known = chain.from_iterable(self.summaries.values())
+        return frozenset(family.name for family in known)
+
+    @cached_property
+    def _of_all_models(self) -> frozenset[str]:
+        measures = chain.from_iterable(map(families, self.signals.values()))
+        return frozenset(family.name for family in measures if family.of_all_models)
 
     def owns(self, sample: Sample) -> bool:
         """Whether the sample is one that this engine printed about itself."""
-        return sample.name in self.canonical and (
-            self.model_label is None or bool(sample.labels.get(self.model_label))
+        own = self.canonical.get(sample.name)
+        return own is not None and (
+            self.model_label is None
+            or bool(sample.labels.get(self.model_label))
+            or own in self._of_all_models
         )
 
     def marked_by(self, sample: Sample) -> bool:
@@ -158,22 +216,24 @@ class Dialect:
 
     def is_of(self, sample: Sample, model: str | None) -> bool:
         """Whether the sample is of the served model that a trigger names."""
-        return model is None or self.model_label is None or sample.labels[self.model_label] == model
+        label = self.model_label
+        return model is None or label is None or sample.labels.get(label) == model
 
     def readings(self, samples: Collection[Sample], model: str | None) -> Readings:
         """Read every signal from the samples of one replica."""
         own = [sample for sample in samples if self.owns(sample)]
         of_model = [sample for sample in own if self.is_of(sample, model)]
         if own and not of_model:
-            models = sorted({sample.labels[self.model_label or ""] for sample in own})
-            reason = f"no series of model {model!r}; there are: {', '.join(models)[:200]}"
+            label = self.model_label or ""
+            models = sorted({name for sample in own if (name := sample.labels.get(label))})
+            reason = f"no series of model {model!r}; there are: {', '.join(models)[:200] or 'none'}"
             return dict.fromkeys(Signal, Missing(reason))
         page = _Page(self, of_model, _started(samples))
         return {signal: self._reading(signal, page) for signal in Signal}
 
     def _reading(self, signal: Signal, page: "_Page") -> Reading:
-        if signal in self.latencies:
-            return page.distribution(self.latencies[signal])
+        if signal in self.latencies or signal in self.summaries:
+            return page.latency(signal)
         match self.signals.get(signal):
             case None:
                 return Lacking(f"{self.title} does not expose {signal}")
@@ -185,15 +245,20 @@ class Dialect:
                 return page.sum(parts)
 
 
-def _families(measure: Measure) -> list[Family]:
+def quantities(measure: Measure) -> tuple[Quantity, ...]:
+    """Give all that a measure is made of."""
     match measure:
         case Ratio():
-            quantities: tuple[Quantity, ...] = (measure.used, measure.available)
+            return (measure.used, measure.available)
         case Counted():
-            quantities = (measure.waiting, measure.ever)
+            return (measure.waiting, *measure.ever)
         case _:
-            quantities = measure
-    return [family for quantity in quantities for family in quantity.families]
+            return measure
+
+
+def families(measure: Measure) -> Iterator[Family]:
+    """Give every family that a measure may read."""
+    return chain.from_iterable(quantity.families for quantity in quantities(measure))
 
 
 def _started(samples: Collection[Sample]) -> float | None:
@@ -207,81 +272,121 @@ class _Page:
     def __init__(
         self, dialect: Dialect, samples: Collection[Sample], started: float | None
     ) -> None:
+        self._dialect = dialect
         self._started = started
         self._by_name: dict[str, list[Sample]] = {}
         for sample in samples:
             self._by_name.setdefault(dialect.canonical[sample.name], []).append(sample)
 
-    def sum(self, parts: Sequence[Quantity]) -> Value | Missing:
+    def sum(self, parts: Sequence[Quantity]) -> Value | Missing | Lacking:
         """Add quantities up; one that is missing makes the sum missing, never smaller."""
         number, at = 0.0, math.inf
         for part in parts:
             reading = self._number(part)
-            if isinstance(reading, Missing):
+            if isinstance(reading, Missing | Lacking):
                 return reading
             if reading is not None:
                 number += reading.number
                 at = min(at, reading.at)
         return Value(number, at)
 
-    def ratio(self, ratio: Ratio) -> Value | Missing:
+    def ratio(self, ratio: Ratio) -> Value | Missing | Lacking:
         """Divide what is used by what there is."""
         used, available = self.sum((ratio.used,)), self.sum((ratio.available,))
-        if isinstance(used, Missing):
+        if not isinstance(used, Value):
             return used
-        if isinstance(available, Missing):
+        if not isinstance(available, Value):
             return available
         if not 0 <= used.number <= available.number or available.number == 0:
             name = ratio.available.families[0].name
             return Missing(f"{name} is {available.number:g}, of which {used.number:g} is used")
         return Value(used.number / available.number, min(used.at, available.at))
 
-    def flow(self, counted: Counted) -> Flow | Missing:
+    def flow(self, counted: Counted) -> Flow | Missing | Lacking:
         """Count those that wait, and those that ever ran."""
-        waiting, ever = self.sum((counted.waiting,)), self.sum((counted.ever,))
-        if isinstance(waiting, Missing):
+        waiting, ever = self.sum((counted.waiting,)), self.sum(counted.ever)
+        if not isinstance(waiting, Value):
             return waiting
-        if isinstance(ever, Missing):
+        if not isinstance(ever, Value):
             return ever
         return Flow(waiting.number, ever.number, min(waiting.at, ever.at))
 
-    def distribution(self, families: Sequence[Family]) -> Distribution | Missing:
-        """Add the buckets of all series up, bound by bound."""
-        for family in families:
+    def latency(self, signal: Signal) -> Distribution | Quantiles | Missing:
+        """Read a histogram, else the summary that stands for it."""
+        histograms = self._dialect.latencies.get(signal, ())
+        for family in histograms:
             samples = [s for s in self._samples(f"{family.name}_bucket") if family.has(s)]
             if samples:
-                return _distribution(family, samples, self._started)
-        return Missing(f"no series of {' or '.join(f'{f.name}_bucket' for f in families)}")
+                combine = once_per_rank_group(*self._dialect.ranks, then=total)
+                return _distribution(family, samples, combine, self._started)
+        summaries = self._dialect.summaries.get(signal, ())
+        for family in summaries:
+            samples = [s for s in self._samples(family.name) if family.has(s)]
+            if samples:
+                return _quantiles(family, samples)
+        if self._dialect.late_histograms:
+            at = min(sample.at for sample in chain.from_iterable(self._by_name.values()))
+            return Distribution(((math.inf, 0.0),), at, self._started)
+        names = [f"{family.name}_bucket" for family in histograms]
+        return Missing(_no_series_of(names + [family.name for family in summaries]))
 
-    def _number(self, quantity: Quantity) -> Value | Missing | None:
-        """Read a quantity; None: it is optional and not there."""
+    def _number(self, quantity: Quantity) -> Value | Missing | Lacking | None:
+        """Read a quantity; None: it is not there and counts as 0."""
         for family in quantity.families:
             samples = [sample for sample in self._samples(family.name) if family.has(sample)]
             if samples:
-                return _combined(quantity, family, samples)
-        if quantity.optional:
-            return None
-        return Missing(f"no series of {' or '.join(f.name for f in quantity.families)}")
+                combine = once_per_rank_group(*self._dialect.ranks, then=quantity.combine)
+                return _combined(quantity, family, samples, combine)
+        reason = _no_series_of([family.name for family in quantity.families])
+        match quantity.absence:
+            case Absence.ZERO:
+                return None
+            case Absence.LACKING:
+                return Lacking(f"{reason}, which not every {self._dialect.title} has")
+            case _:
+                return Missing(reason)
 
     def _samples(self, name: str) -> Sequence[Sample]:
         return self._by_name.get(name, ())
 
 
-def _combined(quantity: Quantity, family: Family, samples: Sequence[Sample]) -> Value | Missing:
+def _no_series_of(names: Sequence[str]) -> str:
+    return f"no series of {' or '.join(dict.fromkeys(names))}"
+
+
+def _combined(
+    quantity: Quantity, family: Family, samples: Sequence[Sample], combine: Combine
+) -> Value | Missing:
     if len({frozenset(sample.labels.items()) for sample in samples}) < len(samples):
         return Missing(f"{family.name} has the same series twice")
     numbers = [sample.number * family.scale for sample in samples]
     for number in numbers:
         if not 0 <= number <= quantity.highest or math.isinf(number):
             return Missing(f"{family.name} is {number:g}")
-    number = quantity.combine([(s.labels, n) for s, n in zip(samples, numbers, strict=True)])
+    number = combine([(s.labels, n) for s, n in zip(samples, numbers, strict=True)])
     return Value(number, min(sample.at for sample in samples))
 
 
+def _quantiles(family: Family, samples: Sequence[Sample]) -> Quantiles | Missing:
+    """Take a summary's quantiles; of several series (models, versions) the slowest."""
+    found: dict[float, float] = {}
+    for sample in samples:
+        try:
+            share = float(sample.labels.get("quantile", ""))
+        except ValueError:
+            return Missing(f"{family.name} has a quantile that is none")
+        seconds = sample.number * family.scale
+        if seconds < 0 or math.isinf(seconds):
+            return Missing(f"{family.name} is {sample.number:g}")
+        known = found.get(share, math.nan)
+        found[share] = seconds if math.isnan(known) else max(known, seconds)
+    return Quantiles(tuple(sorted(found.items())), min(sample.at for sample in samples))
+
+
 def _distribution(
-    family: Family, samples: Sequence[Sample], started: float | None
+    family: Family, samples: Sequence[Sample], combine: Combine, started: float | None
 ) -> Distribution | Missing:
-    counts: dict[float, float] = {}
+    counts: dict[float, list[tuple[Mapping[str, str], float]]] = {}
     for sample in samples:
         try:
             bound = float(sample.labels.get("le", "")) * family.scale
@@ -289,9 +394,11 @@ def _distribution(
             bound = math.nan
         if math.isnan(bound) or not 0 <= sample.number < math.inf:
             return Missing(f"{family.name} has a bucket that is none")
-        counts[bound] = counts.get(bound, 0.0) + sample.number
+        counts.setdefault(bound, []).append((sample.labels, sample.number))
     if math.inf not in counts:
         return Missing(f"{family.name} has no +Inf bucket")
     return Distribution(
-        tuple(sorted(counts.items())), min(sample.at for sample in samples), started
+        tuple((bound, combine(numbers)) for bound, numbers in sorted(counts.items())),
+        min(sample.at for sample in samples),
+        started,
     )

@@ -46,5 +46,7 @@ VLLM = Dialect(
     # OpenTelemetry and some managed services write `_` for `:`; Ray puts `ray_` in front.
     spellings=(("vllm:", "vllm_"), ("vllm:", "ray_vllm_"), ("vllm:", "ray_vllm:")),
     reserves_memory=True,
+    # A NIM that runs vLLM prints vLLM's families and `num_request_max` beside them.
+    supersedes=frozenset({"nim"}),
     notes="`--disable-log-stats` turns all of these off: nothing can be known then.",
 )

@@ -1,12 +1,13 @@
 """One engine's metrics page: how loaded each of its models is, whatever the engine calls it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from keda_scaler import engines
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.readings import Readings, Value
+from keda_scaler.core.readings import Missing, Readings, Value
 from keda_scaler.core.signals import Signal
+from keda_scaler.engines.dialect import Dialect
 from keda_scaler.engines.exposition import parse_page
 from keda_scaler.engines.samples import Sample
 from keda_scaler.errors import PageError
@@ -47,6 +48,9 @@ class EngineAnswer:
     loads: tuple[ModelLoad, ...]
     """By model, in the order of their names; never empty."""
 
+    histograms: tuple[Sample, ...]
+    """The latency histograms, as the page has them."""
+
     problem: str | None
     """Why something is missing; None: nothing is."""
 
@@ -70,12 +74,24 @@ class EnginePage:
         """
         began = self._clock()
         body, content_type = await self._pages.fetch(self._url)
-        samples = parse_page(body, content_type, engines.names(self._engine), began)
+        samples = parse_page(body, content_type, _names(self._engine), began)
         return to_answer(samples, self._engine, self._model)
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._pages.close()
+
+
+def _names(engine: str) -> frozenset[str]:
+    """Give every sample name of the engines' gauges, and all parts of their histograms."""
+    known = engines.names(engine)
+    ends = ("_sum", "_count")
+    return known.union(
+        name.removesuffix("_bucket") + end
+        for name in known
+        if name.endswith("_bucket")
+        for end in ends
+    )
 
 
 def to_answer(samples: Collection[Sample], engine: str, model: str | None) -> EngineAnswer:
@@ -85,22 +101,42 @@ def to_answer(samples: Collection[Sample], engine: str, model: str | None) -> En
         PageError: when no known engine wrote the page, or too many models are on it.
 
     """
-    candidates = engines.dialects(engine)
-    dialect = next((d for d in candidates if any(map(d.owns, samples))), None)
-    if dialect is None:
-        known = ", ".join(candidate.name for candidate in candidates)
-        raise PageError(f"no series of a known engine ({known})")
-    label = dialect.model_label
+    dialect = engines.detect(samples, engine)
+    if isinstance(dialect, Missing):
+        raise PageError(dialect.reason)
+    label = dialect.model_label or ""
     found = {sample.labels.get(label, "") for sample in samples if dialect.owns(sample)}
-    if len(found) > MAX_MODELS:
+    named = found - {""} or {""}
+    if len(named) > MAX_MODELS:
         raise PageError(f"the page has more than {MAX_MODELS} models")
-    names = sorted(found) if model is None else [model]
-    by_model = {name: engines.readings(samples, engine, name or None) for name in names}
+    names = sorted(named) if model is None else [model]
+    by_model = {name: dialect.readings(samples, name or None) for name in names}
     return EngineAnswer(
         dialect.name,
         tuple(_load(name or None, readings) for name, readings in by_model.items()),
+        tuple(_histograms(dialect, samples, model)),
         next((text for readings in by_model.values() if (text := _problem(readings))), None),
     )
+
+
+def _histograms(
+    dialect: Dialect, samples: Collection[Sample], model: str | None
+) -> Iterator[Sample]:
+    """Pick the latency histograms, with their sums and counts."""
+    for sample in samples:
+        base = histogram_of(sample)
+        own = None if base is None else dialect.canonical.get(f"{base}_bucket")
+        of_model = model is None or sample.labels.get(dialect.model_label or "") == model
+        if own in dialect.histogram_names and of_model:
+            yield sample
+
+
+def histogram_of(sample: Sample) -> str | None:
+    """Give the name of the histogram that a sample may be a part of."""
+    for end in ("_bucket", "_sum", "_count"):
+        if sample.name.endswith(end):
+            return sample.name.removesuffix(end)
+    return None
 
 
 def _load(model: str | None, readings: Readings) -> ModelLoad:
@@ -120,8 +156,9 @@ _PUBLISHED = (Signal.QUEUE_DEPTH, Signal.CONCURRENCY, Signal.GPU_MEMORY_PRESSURE
 
 
 def _problem(readings: Readings) -> str | None:
+    """Say what the page should have and lacks; what the engine has not is no problem."""
     for signal in _PUBLISHED:
         reading = readings.get(signal)
-        if not isinstance(reading, Value):
-            return f"{signal}: {reading.reason if reading else 'this engine has none'}"
+        if isinstance(reading, Missing):
+            return f"{signal}: {reading.reason}"
     return None

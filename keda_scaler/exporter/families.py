@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from prometheus_client import Metric
 
-from keda_scaler.exporter.engine import EngineAnswer
+from keda_scaler.exporter.engine import EngineAnswer, histogram_of
 from keda_scaler.gpu.nvml import Gpu
 from keda_scaler.gpu.podresources import Holders
 
@@ -56,6 +56,8 @@ GAUGES = (
 )
 """Everything that is published, in the order of the page."""
 
+HISTOGRAM_HELP = "A latency histogram of the engine, as its page has it."
+
 _Labels = Mapping[str, str | None]
 _Point = tuple[Gauge, _Labels, float | None]
 
@@ -82,13 +84,22 @@ class Known:
 
 def families(known: Known) -> list[Metric]:
     """Write down what is known."""
-    # The engine's latency histograms belong here too, as its page has them, after the gauges.
     metrics = {gauge: Metric(gauge.name, gauge.help, "gauge") for gauge in GAUGES}
     for gauge, labels, value in _points(known):
         if value is not None:
             given = {name: text for name, text in labels.items() if text}
             metrics[gauge].add_sample(gauge.name, given, float(value))
-    return [metric for metric in metrics.values() if metric.samples]
+    return [metric for metric in metrics.values() if metric.samples] + _histograms(known)
+
+
+def _histograms(known: Known) -> list[Metric]:
+    """Repeat the engine's latency histograms, under its own names."""
+    found: dict[str, Metric] = {}
+    for sample in known.engine.histograms if known.engine is not None else ():
+        name = histogram_of(sample) or sample.name
+        metric = found.setdefault(name, Metric(name, HISTOGRAM_HELP, "histogram"))
+        metric.add_sample(sample.name, dict(sample.labels), sample.number)
+    return list(found.values())
 
 
 def _points(known: Known) -> Iterator[_Point]:

@@ -17,6 +17,7 @@ from prometheus_sink import RULES, reading, trigger_of, until
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BUSY, IDLE, FULL = capture("busy-queue"), capture("idle-after"), capture("after-abort-0s")
+NOT_SEEN = "scraped, but no series of a known engine within staleSeconds (2)"
 QUEUE, WORK = Signal.QUEUE_DEPTH, Signal.CONCURRENCY
 
 
@@ -185,7 +186,7 @@ async def test_a_page_that_loses_its_families_is_listed_and_does_not_answer(worl
         world.pages["emptied"].body = "process_start_time_seconds 1\n"
         await until(lambda: sink.problem("pod-0"))
     assert sink.names == ["pod-0"]
-    assert sink.problem("pod-0") == "scraped, but no series of vllm within staleSeconds (2)"
+    assert sink.problem("pod-0") == NOT_SEEN
 
 
 async def test_a_trigger_may_name_the_address(world: World) -> None:

@@ -12,6 +12,7 @@ import trustme
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from keda_scaler import engines
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.signals import Signal
 from keda_scaler.errors import SourceError
@@ -64,11 +65,10 @@ async def test_the_newest_sample_counts(fake: FakePrometheus) -> None:
 async def test_queries_are_bound_to_the_namespace_and_to_one_instant(fake: FakePrometheus) -> None:
     """Every query about replicas names the namespace; all are evaluated at the same instant."""
     source = source_of(fake)
-    trigger = trigger_of(selector='job="vllm"')
+    trigger = trigger_of(engine="vllm", selector='job="vllm"')
     async with reading(source, 'a"b', trigger) as sink:
         await until(lambda: sink.listings)
-    names = "vllm:gpu_cache_usage_perc|vllm:kv_cache_usage_perc|"
-    names += "vllm:num_requests_running|vllm:num_requests_waiting"
+    names = "|".join(sorted(engines.names("vllm", latencies=False)))
     series = f'{{__name__=~"{names}",namespace="a\\"b",job="vllm"}}'
     assert fake.queries == [
         "max(timestamp(up))",
@@ -84,7 +84,7 @@ async def test_a_new_target_looks_back(fake: FakePrometheus) -> None:
     fake.silent = True
     sink = await first_poll(source_of(fake))
     assert sink.names == ["pod-0"]
-    assert "no series of vllm" in sink.problem("pod-0")
+    assert "no series of a known engine" in sink.problem("pod-0")
 
 
 async def test_without_the_look_back_nothing_is_listed(fake: FakePrometheus) -> None:
