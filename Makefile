@@ -8,7 +8,7 @@ PROTO_FLAGS := -Ikeda_scaler/pb=protos keda_scaler/pb/externalscaler.proto keda_
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cache/tools/bin:$(PATH)
 
-.PHONY: help run demo test check fmt bench proto lock tools clean
+.PHONY: help run demo test check fmt bench docs proto lock tools clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -35,8 +35,12 @@ fmt: $(VENV)/dev  ## format, and mend what can be mended
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev  ## throughput and latency beside a bare server, in the same run
+bench: $(VENV)/dev  ## parsing beside the library, throughput beside a bare server, in the same run
+	$(BIN)/python benchmarks/parsing.py
 	$(BIN)/python benchmarks/unary.py
+
+docs: $(VENV)/dev  ## write docs/engines.md from the dialects
+	tools/render-engines
 
 proto: $(VENV)/dev  ## generate keda_scaler/pb
 	$(BIN)/python -m grpc_tools.protoc --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. $(PROTO_FLAGS)

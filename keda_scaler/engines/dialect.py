@@ -263,7 +263,8 @@ def families(measure: Measure) -> Iterator[Family]:
 
 def _started(samples: Collection[Sample]) -> float | None:
     """Say when the process began, by its own word; the latest of several."""
-    return max((s.number for s in samples if s.name == STARTED), default=None)
+    numbers = (sample.number for sample in samples if sample.name == STARTED)
+    return max((number for number in numbers if math.isfinite(number)), default=None)
 
 
 class _Page:

@@ -93,7 +93,7 @@ def test_the_routers_look_alikes_are_ignored() -> None:
     router = 'vllm:num_requests_waiting{server="http://10.0.0.1:8000"} 99\n'
 
     assert read(page() + router)[Signal.QUEUE_DEPTH] == Value(3.0, 7.0)
-    assert read(router)[Signal.QUEUE_DEPTH] == Missing("no series of a known engine (vllm)")
+    assert read(router)[Signal.QUEUE_DEPTH] == Missing("no series of a known engine")
 
 
 def test_the_model_filter() -> None:
@@ -120,7 +120,7 @@ def test_a_family_that_is_absent_is_missing() -> None:
     assert without_running[Signal.CONCURRENCY] == Missing("no series of vllm:num_requests_running")
 
 
-@pytest.mark.parametrize("wrong", ["NaN", "-1", "+Inf", "-Inf"])
+@pytest.mark.parametrize("wrong", ["NaN", "-nan(ind)", "-1", "+Inf", "-Inf"])
 def test_a_number_that_makes_no_sense_is_missing(wrong: str) -> None:
     """NaN, infinity and less than nothing are no readings."""
     assert isinstance(read(page(waiting=wrong))[Signal.QUEUE_DEPTH], Missing)
@@ -160,9 +160,7 @@ def test_the_oldest_sample_dates_a_reading() -> None:
     [
         (b"<html></html>", "text/html", "the page is text/html, not metrics"),
         (b"[]", "application/json", "the page is application/json"),
-        (b"\xff\xfe", TEXT, "not UTF-8"),
         (b'vllm:num_requests_waiting{a="b} 1\n', TEXT, "not an exposition"),
-        (b"vllm:num_requests_waiting{} -nan(ind)\n", TEXT, "not an exposition"),
         (b"vllm:num_requests_waiting 1\n" * 10_001, TEXT, "more than 10000 wanted series"),
     ],
 )
