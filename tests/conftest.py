@@ -8,6 +8,8 @@ import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
+pytest_plugins = ["gpu_fixtures"]
+
 settings.register_profile("default", deadline=None, max_examples=100)
 settings.register_profile("ci", deadline=None, max_examples=200, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")

@@ -23,7 +23,9 @@ from prometheus_server import ROOT, PrometheusProcess
 
 COMMAND = Path(sys.executable).with_name("keda-scaler")
 FAST = {"pollSeconds": "1", "staleSeconds": "4"}
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 50.0
+
+pytestmark = pytest.mark.timeout(150)  # processes that start on a busy machine
 
 
 @dataclass

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.readings import Engine, Missing, Reading, Readings, Replica
+from keda_scaler.core.readings import Engine, Missing, Reading, Readings, Replica, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 from keda_scaler.sources.prometheus import PrometheusSource
@@ -45,7 +45,7 @@ class RememberingSink:
     def number(self, replica: str, signal: Signal) -> float | None:
         """Give what a signal of a replica was last; None: nothing was measured."""
         reading = self.readings.get(replica, {}).get(signal)
-        return None if reading is None or isinstance(reading, Missing) else reading.number
+        return reading.number if isinstance(reading, Value) else None
 
     def problem(self, replica: str) -> str:
         """Say why the queue depth of a replica is missing; empty when it is not."""

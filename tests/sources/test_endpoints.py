@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.readings import Engine, Readings, Replica, Value
+from keda_scaler.core.readings import Engine, Missing, Readings, Replica, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Accepts, parse_trigger
 from keda_scaler.sim.kubernetes import SimulatedCluster, SimulatedEndpoint
@@ -57,7 +57,9 @@ class Notebook:
 
     def queue(self, replica: str) -> float | str | None:
         reading = self.readings.get(replica, {}).get(Signal.QUEUE_DEPTH)
-        return reading.number if isinstance(reading, Value) else reading.reason if reading else None
+        if isinstance(reading, Value):
+            return reading.number
+        return reading.reason if isinstance(reading, Missing) else None
 
 
 @contextlib.asynccontextmanager

@@ -119,7 +119,7 @@ async def test_a_namespace_without_replicas_is_known_to_have_none(world: World) 
 async def test_a_selector_adds_to_the_namespace(world: World, selector: str) -> None:
     """A selector narrows within the namespace, and never reaches into another."""
     async with reading(world.source, "other", trigger_of(selector=selector)) as sink:
-        await until(lambda: sink.names is not None)
+        await until(lambda: sink.names)
     assert sink.names == ["pod-0"]
     assert sink.number("pod-0", QUEUE) == 36
 
