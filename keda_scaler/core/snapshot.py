@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from keda_scaler.core.readings import (
     Distribution,
@@ -98,6 +99,8 @@ def absorb(
                 ever = reading.ever
             case Value():
                 _renew(values, signal, reading)
+            case _:
+                assert_never(reading)
     return ReplicaReadings(
         before.replica, values, problems, lacking, windows, quantiles, ever, engine
     )

@@ -226,3 +226,42 @@ def test_any_metadata_is_parsed_or_refused_with_reasons(metadata: dict[str, str]
         assert error.problems  # noqa: PT017  # either outcome is right
     else:
         assert all(metric.target >= 0.001 for metric in trigger.metrics)
+
+
+@pytest.mark.parametrize(
+    ("keys", "latencies", "gpus", "engine_first"),
+    [
+        ({}, False, True, True),
+        ({"targetQueueDepth": "5"}, False, False, True),
+        ({"targetTtftSeconds": "2"}, True, False, True),
+        ({"gpuMemorySource": "kv-cache"}, False, False, False),
+        ({"gpuMemorySource": "device"}, False, True, False),
+        ({"targetGpuUtilization": "80%"}, False, True, False),
+        ({"targetItlSeconds": "1", "activationGpuUtilization": "5%"}, True, True, False),
+    ],
+)
+def test_only_what_a_trigger_needs_is_read(
+    keys: dict[str, str],
+    latencies: bool,  # noqa: FBT001
+    gpus: bool,  # noqa: FBT001
+    engine_first: bool,  # noqa: FBT001
+) -> None:
+    """Histograms and GPU exporters cost their readers something."""
+    trigger = parse_trigger(PLACE | keys, ACCEPTS)
+
+    assert trigger.reads_latencies is latencies
+    assert trigger.reads_devices is gpus
+    assert trigger.prefers_engine_memory is engine_first
+
+
+def test_latency_objectives() -> None:
+    """Latency objectives are metrics like the others, in the order of the signals."""
+    keys = {"targetLatencySeconds": "30", "targetItlSeconds": "0.1", "targetTtftSeconds": "2"}
+    trigger = parse_trigger(PLACE | keys | {"latencyQuantile": "0.9"}, ACCEPTS)
+
+    assert [(metric.signal.value, metric.target) for metric in trigger.metrics] == [
+        ("ttft", 2.0),
+        ("itl", 0.1),
+        ("latency", 30.0),
+    ]
+    assert (trigger.latency_quantile, trigger.latency_window_seconds) == (0.9, 120.0)

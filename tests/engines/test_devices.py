@@ -1,5 +1,6 @@
 """GPU exporters: units, shared GPUs, whose GPU it is, and what is no number at all."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,26 @@ def test_a_page_with_gpus_of_its_own() -> None:
 
     assert readings[MEMORY] == Value(0.5, 7.0)
     assert engine == RESERVING
+
+
+def test_the_newest_of_two_samples_counts() -> None:
+    """A range of Prometheus may hold a GPU under an older and a newer label set."""
+    old = [replace(each, at=1.0) for each in dcgm(900, 100, pod="a")]
+    new = dcgm(600, 400, pod="a", modelName="x")
+
+    for order in (old + new, new + old):
+        assert device_readings(order).memory == Value(0.6, 7.0)
+
+
+def test_a_gpu_without_its_whole_or_used_memory_is_none() -> None:
+    """Half of what is needed is nothing."""
+    assert device_readings([sample("DCGM_FI_DEV_FB_USED", 600, UUID="a")]).memory == ABSENT
+    assert device_readings([sample("DCGM_FI_DEV_FB_FREE", 600, UUID="a")]).memory == ABSENT
+
+
+def test_without_a_gpu_series_auto_stays_with_the_engine() -> None:
+    """Nothing is known of either: the engine's own word stands."""
+    lacking = Lacking("not exposed")
+
+    found = with_devices({MEMORY: lacking}, DeviceReadings(ABSENT, ABSENT), "auto", MOVING)
+    assert found[MEMORY] == lacking

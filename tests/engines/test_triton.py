@@ -89,3 +89,18 @@ def test_a_page_with_the_vllm_backend_is_tritons() -> None:
     of_vllm = 'vllm:time_to_first_token_seconds_bucket{model="generate",version="1",le="+Inf"} 3\n'
 
     assert engine_of(BUSY + of_vllm) == "triton"
+
+
+@pytest.mark.parametrize(
+    ("labels", "micros", "says"),
+    [
+        ('quantile="x"', "1", "nv_inference_request_summary_us has a quantile that is none"),
+        ('quantile="0.5"', "-1", "nv_inference_request_summary_us is -1"),
+    ],
+)
+def test_a_summary_that_is_none_is_missing(labels: str, micros: str, says: str) -> None:
+    """What cannot be read is said."""
+    bare = without(BUSY, "nv_inference_request_summary_us")
+    page = f'{bare}nv_inference_request_summary_us{{model="x",version="1",{labels}}} {micros}\n'
+
+    assert read(page)[Signal.LATENCY] == Missing(says)
