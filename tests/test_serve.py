@@ -255,6 +255,47 @@ async def test_two_replicas_one_hanging(world: World, body: str, values: dict[st
         assert answer.active is True
 
 
+async def test_latencies_of_what_finished_lately(world: World) -> None:
+    """No opinion before anything finished; then the quantile of the 24 requests that did."""
+    metadata = await world.serve(capture("idle-fresh")) | {"targetLatencySeconds": "1000"}
+    async with serving(*world.arguments) as scaler:
+        await until(scaler, world, metadata, lambda found: found.values == {"latency": 0.0})
+        await asyncio.sleep(1.5 if world.prometheus else 0)  # let it be looked at while a replica
+        world.pages[0].body = capture("idle-after")
+        answer = await until(
+            scaler, world, metadata, lambda found: found.values.get("latency") not in {0.0, None}
+        )
+
+    # 18 of the 24 took up to 10 s and all up to 15 s, by the page's own buckets.
+    assert isinstance(answer.values["latency"], float)
+    assert 10 < answer.values["latency"] <= 15
+
+
+async def test_a_target_that_never_scales_in_is_warned_of(tmp_path: Path) -> None:
+    """`probe` names the engine, the reason and what is wrong with the trigger."""
+    page = Page(capture("busy-queue"))
+    await page.start()
+    manifest = tmp_path / "llama.yaml"
+    manifest.write_text(
+        "apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {name: llama}\n"
+        "spec:\n  scaleTargetRef: {name: llama}\n  triggers:\n  - type: external\n"
+        "    metadata:\n      scalerAddress: x:6000\n      gpuMemorySource: device\n"
+        f"      endpoints: {page.url}\n"
+    )
+    async with serving() as scaler:
+        probe = await asyncio.create_subprocess_exec(
+            *(COMMAND, "probe", manifest, "--address", f"127.0.0.1:{scaler.port}"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await probe.communicate()
+    await page.stop()
+
+    text = " ".join(out.decode().split())
+    assert "work: concurrency is above 0" in text
+    assert "the engine is vllm" in text
+    assert "WARNING: vllm takes its GPU memory at start and keeps it" in text
+
+
 async def test_a_scaler_that_is_killed_during_load(world: World) -> None:
     """After kill -9 and a restart there is no inactive answer without new proof."""
     metadata = await world.serve(capture("busy-queue")) | BOTH

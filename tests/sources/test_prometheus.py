@@ -17,6 +17,13 @@ from prometheus_sink import RULES, reading, trigger_of, until
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BUSY, IDLE, FULL = capture("busy-queue"), capture("idle-after"), capture("after-abort-0s")
+DCGM = "".join(
+    f'DCGM_FI_DEV_FB_{kind}{{UUID="GPU-1",pod="{pod}",namespace="devices"}} {mebibytes}\n'
+    for pod in ("pod-0", "other")
+    for kind, mebibytes in (("USED", 600), ("FREE", 300), ("RESERVED", 100))
+)
+"""One GPU that two pods share; Prometheus makes `exported_pod` of the label."""
+
 NOT_SEEN = "scraped, but no series of a known engine within staleSeconds (2)"
 QUEUE, WORK = Signal.QUEUE_DEPTH, Signal.CONCURRENCY
 
@@ -39,6 +46,8 @@ class World:
             "llama": Page(BUSY),
             "qwen": Page(IDLE.replace("tiny-llama", "qwen")),
             "emptied": Page(BUSY),
+            "devices": Page(BUSY),
+            "dcgm": Page(DCGM),
         }
         self.source = PrometheusSource({"main": PrometheusServer(prometheus.url)}, RULES)
 
@@ -56,6 +65,8 @@ class World:
             ("pods", "ports", dict.fromkeys(("ports-0", "ports-1", "ports-2"), "pod-0")),
             ("services", "models", {"llama": "pod-0", "qwen": "pod-1"}),
             ("services", "emptied", {"emptied": "pod-0"}),
+            ("services", "devices", {"devices": "pod-0"}),
+            ("services", "gpu-operator", {"dcgm": "dcgm-exporter"}),
         ):
             targets = {self.pages[page].address: pod for page, pod in pods.items()}
             await asyncio.to_thread(self.prometheus.scrape, job, namespace, targets)
@@ -187,6 +198,16 @@ async def test_a_page_that_loses_its_families_is_listed_and_does_not_answer(worl
         await until(lambda: sink.problem("pod-0"))
     assert sink.names == ["pod-0"]
     assert sink.problem("pod-0") == NOT_SEEN
+
+
+async def test_device_memory_is_that_of_the_pods_gpus(world: World) -> None:
+    """As dcgm-exporter says of the pod, whoever else has a share of the GPU."""
+    trigger = trigger_of(gpuMemorySource="device", targetGpuMemoryPressure="0.9")
+    async with reading(world.source, "devices", trigger) as sink:
+        await until(lambda: sink.number("pod-0", Signal.GPU_MEMORY_PRESSURE) is not None)
+
+    assert sink.number("pod-0", Signal.GPU_MEMORY_PRESSURE) == 0.6
+    assert sink.number("pod-0", QUEUE) == 12
 
 
 async def test_a_trigger_may_name_the_address(world: World) -> None:
