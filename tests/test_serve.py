@@ -273,7 +273,8 @@ async def test_latencies_of_what_finished_lately(world: World) -> None:
 
 async def test_a_target_that_never_scales_in_is_warned_of(tmp_path: Path) -> None:
     """`probe` names the engine, the reason and what is wrong with the trigger."""
-    page = Page(capture("busy-queue"))
+    gpu = "nv_gpu_memory_used_bytes 9\nnv_gpu_memory_total_bytes 10\n"
+    page = Page(capture("busy-queue") + gpu)
     await page.start()
     manifest = tmp_path / "llama.yaml"
     manifest.write_text(
