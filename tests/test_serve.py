@@ -131,6 +131,22 @@ class World:
         self.prometheus.scrape("pods", self.namespace, pods)
         return {"prometheus": "main", **FAST}
 
+    async def scraped(self) -> None:
+        """Wait until every page is known to Prometheus, where there is one."""
+        if self.prometheus is None:
+            return
+        query = (
+            f'count(vllm:num_requests_running{{namespace="{self.namespace}"}}) == {len(self.pages)}'
+        )
+        async with asyncio.timeout(WAIT_SECONDS), aiohttp.ClientSession() as session:
+            while True:
+                url, params = f"{self.prometheus.url}/api/v1/query", {"query": query}
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with session.get(url, params=params) as answer:
+                        if (await answer.json())["data"]["result"]:
+                            return
+                await asyncio.sleep(0.2)
+
     @property
     def arguments(self) -> tuple[str, ...]:
         return ("--prometheus", f"main={self.prometheus.url}") if self.prometheus else ()
@@ -242,6 +258,7 @@ async def test_a_family_that_is_absent(world: World) -> None:
 async def test_two_replicas_one_hanging(world: World, body: str, values: dict[str, float]) -> None:
     """12 waiting scale up even if the other is idle; else the other counts as at target."""
     metadata = await world.serve(capture(body), capture("idle-after")) | BOTH
+    await world.scraped()
     async with serving(*world.arguments) as scaler:
         await until(scaler, world, metadata, lambda found: found.active is True)
         world.pages[1].hangs.set()
