@@ -28,3 +28,13 @@ def _no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with blockbuster_ctx("keda_scaler"):
         yield
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let nothing be skipped in CI, but what needs pages that are not ours to ship."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not os.environ.get("CI") or reporter is None:
+        return
+    reasons = [str(report.longrepr) for report in reporter.stats.get("skipped", [])]
+    if any("other people's pages" not in reason for reason in reasons):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,14 +1,15 @@
 """Pages of engines for tests: composed ones, those that others recorded, and how they are read."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import pytest
 
 from keda_scaler import engines
-from keda_scaler.core.readings import Distribution, Reading, Value
+from keda_scaler.core.readings import Distribution, Missing, Reading, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.engines.exposition import parse_page
+from keda_scaler.engines.samples import Sample
 
 CAPTURES = Path(__file__).parent / "captures"
 SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
@@ -29,9 +30,19 @@ def sample(name: str) -> str:
     return (SAMPLES / f"{name}.prom").read_text()
 
 
+def readings_of(
+    samples: Collection[Sample], engine: str = "auto", model: str | None = None
+) -> dict[Signal, Reading]:
+    """Read every signal of the samples of one replica."""
+    dialect = engines.detect(samples, engine)
+    if isinstance(dialect, Missing):
+        return dict(engines.missing(dialect.reason))
+    return dict(dialect.readings(samples, model))
+
+
 def read(page: str, engine: str = "auto", model: str | None = None) -> dict[Signal, Reading]:
     samples = parse_page(page.encode(), TEXT, engines.names(engine), AT)
-    return dict(engines.readings(samples, engine, model))
+    return readings_of(samples, engine, model)
 
 
 def engine_of(page: str, engine: str = "auto") -> str:

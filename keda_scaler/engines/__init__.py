@@ -93,17 +93,6 @@ def detect(samples: Collection[Sample], engine: str) -> Dialect | Missing:
     return Missing(f"no series of {'a known engine' if engine == 'auto' else engine}")
 
 
-def readings(samples: Collection[Sample], engine: str, model: str | None) -> Readings:
-    """Read the signals of one replica.
-
-    Every signal has a reading, if only the reason why there is no value.
-    """
-    dialect = detect(samples, engine)
-    if isinstance(dialect, Missing):
-        return missing(dialect.reason)
-    return dialect.readings(samples, model)
-
-
 def read(
     samples: Collection[Sample], trigger: Trigger, gpus: DeviceReadings
 ) -> tuple[Readings, Engine | None]:

@@ -285,7 +285,8 @@ class _Reader:
         readings, engine = engines.read(samples, trigger, gpus)
         if trigger.reads_devices and isinstance(gpus.memory, Missing):
             lacking = isinstance(readings[Signal.GPU_MEMORY_PRESSURE], Lacking)
-            if lacking or not trigger.prefers_engine_memory:
+            keeps = engine is not None and engine.reserves_memory
+            if not trigger.prefers_engine_memory or (lacking and not keeps):
                 gpus = await self._gpus.of(self._namespace, self.endpoint)
                 readings, engine = engines.read(samples, trigger, gpus)
         return readings, engine

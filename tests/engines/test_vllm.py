@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from engine_pages import readings_of
 from keda_scaler import engines
 from keda_scaler.core.readings import Missing, Reading, Value
 from keda_scaler.core.signals import Signal
@@ -20,7 +21,7 @@ def read(
 ) -> dict[Signal, Reading]:
     body = page if isinstance(page, bytes) else page.encode()
     samples = parse_page(body, TEXT, engines.names(engine), at=7.0)
-    return dict(engines.readings(samples, engine, model))
+    return readings_of(samples, engine, model)
 
 
 GAUGES = (Signal.QUEUE_DEPTH, Signal.CONCURRENCY, Signal.GPU_MEMORY_PRESSURE)
@@ -151,7 +152,7 @@ def test_the_oldest_sample_dates_a_reading() -> None:
         page().replace('engine="0"', 'engine="1"').encode(), TEXT, engines.names("vllm"), at=9.0
     )
 
-    readings = engines.readings([*later, *samples], "vllm", None)
+    readings = readings_of([*later, *samples], "vllm")
     assert readings[Signal.CONCURRENCY] == Value(10.0, 5.0)
 
 

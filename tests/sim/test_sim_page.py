@@ -7,9 +7,10 @@ import pytest
 from prometheus_client import CONTENT_TYPE_LATEST, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from engine_pages import readings_of
 from keda_scaler.core.readings import Value
 from keda_scaler.core.signals import Signal
-from keda_scaler.engines import names, readings
+from keda_scaler.engines import names
 from keda_scaler.engines.exposition import parse_page
 from keda_scaler.sim.engine import Engine
 from keda_scaler.sim.model import EngineModel
@@ -136,7 +137,7 @@ def test_our_own_dialect_reads_it() -> None:
     state = _busy().state()
     samples = parse_page(render(MODEL, state, STARTED), CONTENT_TYPE, names("auto"), 7.0)
 
-    read = readings(samples, "auto", "tiny-llama")
+    read = readings_of(samples, "auto", "tiny-llama")
 
     assert read[Signal.QUEUE_DEPTH] == Value(state.waiting, 7.0)
     assert read[Signal.CONCURRENCY] == Value(state.waiting + state.running, 7.0)
