@@ -275,9 +275,10 @@ async def test_two_replicas_one_hanging(world: World, body: str, values: dict[st
 async def test_latencies_of_what_finished_lately(world: World) -> None:
     """No opinion before anything finished; then the quantile of the 24 requests that did."""
     metadata = await world.serve(capture("idle-fresh")) | {"targetLatencySeconds": "1000"}
+    await world.scraped()
     async with serving(*world.arguments) as scaler:
-        await until(scaler, world, metadata, lambda found: found.values == {"latency": 0.0})
-        await asyncio.sleep(1.5 if world.prometheus else 0)  # let it be looked at while a replica
+        early = await until(scaler, world, metadata, lambda found: found.active is True)
+        assert early.values == {"latency": 0.0}
         world.pages[0].body = capture("idle-after")
         answer = await until(
             scaler, world, metadata, lambda found: found.values.get("latency") not in {0.0, None}
