@@ -6,6 +6,7 @@ from itertools import chain
 from keda_scaler.core.signals import LATENCIES, RATIOS, Signal
 from keda_scaler.engines import DIALECTS
 from keda_scaler.engines.combining import Combine, largest, mean, total
+from keda_scaler.engines.devices import EXPORTERS, Exporter
 from keda_scaler.engines.dialect import (
     Absence,
     Counted,
@@ -26,7 +27,7 @@ Written from the code by `tools/render-engines`; a test fails when the two diffe
 - A family that a page should have and lacks makes its signal unknown, never zero. The last column
   of each table names the exceptions: a part that not every server has counts as 0, and an engine
   that lacks a signal has no say in it.
-- What an engine prints only after its first request is unknown until then.
+- A gauge that an engine prints only after its first request is unknown until then.
 - Of several families the first that has series on the page is read.
 - "Series of a replica" says how the series of one page become one number.
 - Engines that reserve GPU memory take it at start and keep it: the GPU's memory in use says nothing
@@ -45,7 +46,32 @@ Row = Sequence[str]
 def render(dialects: Iterable[Dialect] = DIALECTS) -> str:
     """Write the page, in Markdown."""
     known = tuple(dialects)
-    return "\n".join(chain([_INTRODUCTION], _overview(known), *map(_chapter, known)))
+    parts = chain([_INTRODUCTION], _overview(known), *map(_chapter, known), _gpu_exporters())
+    return "\n".join(parts)
+
+
+def _gpu_exporters() -> Iterator[str]:
+    yield "## GPU exporters\n"
+    yield (
+        "For `gpuMemorySource: device` and `gpu-utilization`: on the replica's own page, or through"
+        " Prometheus with the pod in `exported_pod` or `pod`. A GPU with several series, because"
+        " several pods share it, counts once; values of 1e15 and more are no numbers. The first"
+        " exporter that says something of a pod is read.\n"
+    )
+    header = ("exporter", "memory in use", "all memory", "utilization", "a GPU is told by", "notes")
+    yield from _table(header, map(_exporter, EXPORTERS))
+
+
+def _exporter(exporter: Exporter) -> Row:
+    parts = " + ".join(f"`{name}`" for name in (exporter.used, *exporter.rest))
+    whole = f"`{exporter.total}`" if exporter.total else ""
+    if exporter.rest:
+        whole = f"{whole}, else {parts}"
+    if exporter.whole is not None:
+        whole = f"is {exporter.whole:g}"
+    busy = ", else ".join(f"`{name}` (0 to {1 / scale:g})" for name, scale in exporter.utilization)
+    labels = ", ".join(f"`{label}`" for label in exporter.identity)
+    return exporter.title, f"`{exporter.used}`", whole, busy, labels, exporter.notes
 
 
 def _overview(dialects: Sequence[Dialect]) -> Iterator[str]:
@@ -62,7 +88,7 @@ def _overview(dialects: Sequence[Dialect]) -> Iterator[str]:
             for dialect in dialects
         ),
     )
-    yield "GPU utilization comes from GPU exporters, whatever the engine.\n"
+    yield "GPU utilization comes from [GPU exporters](#gpu-exporters), whatever the engine.\n"
 
 
 def _chapter(dialect: Dialect) -> Iterator[str]:

@@ -19,8 +19,8 @@ SENTINEL = 1e15
 
 ABSENT = Missing("no series of a GPU's memory, such as DCGM_FI_DEV_FB_USED")
 
-_POD_LABELS = ("exported_pod", "pod", "pod_name")
-_NAMESPACE_LABELS = ("exported_namespace", "namespace", "pod_namespace")
+_POD_LABELS = ("exported_pod", "pod", "pod_name", "kube_pod")
+_NAMESPACE_LABELS = ("exported_namespace", "namespace", "pod_namespace", "kube_namespace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +114,8 @@ EXPORTERS: tuple[Exporter, ...] = (
         rest=(),
         total="hw_memory_size_bytes",
         utilization=(("hw_gpu_utilization_ratio", 1.0),),
-        identity=("hw_id", "id"),
-        notes="Names as OpenTelemetry's rules make them; not checked on a live page.",
+        identity=("hw_id", "pci_bdf"),
+        notes="Of several tasks of a GPU (`hw_gpu_task`) the busiest counts.",
     ),
     Exporter(
         "Intel XPU Manager",
@@ -123,9 +123,12 @@ EXPORTERS: tuple[Exporter, ...] = (
         rest=(),
         total=None,
         utilization=(("xpum_engine_ratio", 0.01),),
-        identity=("uuid", "pci_bdf", "dev_file", "tile", "sub_dev"),
+        identity=("uuid", "pci_bdf", "sub_dev"),
         whole=100.0,
-        notes="Percent, per tile; the labels are those of its documentation, not of a live page.",
+        notes=(
+            "Percent, per tile, as documented for 1.3; newer sources may print a ratio, which reads"
+            " as nearly nothing: check it."
+        ),
     ),
 )
 """In the order of preference: the first that has series of a pod is read."""
@@ -228,7 +231,7 @@ def _devices(exporter: Exporter, samples: Collection[Sample]) -> list[Device]:
             continue
         gpu = tuple(sample.labels.get(name, "") for name in exporter.identity)
         known = by_gpu[gpu].get(sample.name)
-        if known is None or sample.at > known.at:
+        if known is None or (sample.at, sample.number) > (known.at, known.number):
             by_gpu[gpu][sample.name] = sample
     found = (_device(exporter, numbers) for numbers in by_gpu.values())
     return [device for device in found if device is not None]

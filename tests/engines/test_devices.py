@@ -224,3 +224,18 @@ def test_without_a_gpu_series_auto_stays_with_the_engine() -> None:
 
     found = with_devices({MEMORY: lacking}, DeviceReadings(ABSENT, ABSENT), "auto", MOVING)
     assert found[MEMORY] == lacking
+
+
+def test_the_busiest_task_of_a_gpu_counts() -> None:
+    """Intel's newer exporter splits utilization by task, and names the pod in labels of its own."""
+    memory = {"hw_id": "gpu-0", "pci_bdf": "0000:03:00.0"}
+    samples = [
+        sample("hw_memory_usage_bytes", 1, **memory),
+        sample("hw_memory_size_bytes", 4, **memory),
+        sample("hw_gpu_utilization_ratio", 0.7, **memory, hw_gpu_task="compute-all"),
+        sample("hw_gpu_utilization_ratio", 0.1, **memory, hw_gpu_task="media-all"),
+    ]
+
+    assert device_readings(samples) == DeviceReadings(Value(0.25, 7.0), Value(0.7, 7.0))
+    xpum = sample("xpum_memory_ratio", 50, uuid="a", kube_pod="llama-0", kube_namespace="models")
+    assert by_pod([xpum], "models")["llama-0"].memory == Value(0.5, 7.0)
