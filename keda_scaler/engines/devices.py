@@ -19,8 +19,9 @@ SENTINEL = 1e15
 
 ABSENT = Missing("no series of a GPU's memory, such as DCGM_FI_DEV_FB_USED")
 
-_POD_LABELS = ("exported_pod", "pod", "pod_name", "kube_pod")
-_NAMESPACE_LABELS = ("exported_namespace", "namespace", "pod_namespace", "kube_namespace")
+_POD_LABELS = ("exported_pod", "kube_pod", "pod_name", "pod")
+NAMESPACE_LABELS = ("exported_namespace", "kube_namespace", "pod_namespace", "namespace")
+"""Where the namespace of a GPU's pod may stand; `namespace` may be the exporter's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,7 @@ def pod_of(sample: Sample) -> str:
 
 def namespace_of(sample: Sample) -> str:
     """Tell the namespace of that pod; empty when it does not say."""
-    return next((given for name in _NAMESPACE_LABELS if (given := sample.labels.get(name))), "")
+    return next((given for name in NAMESPACE_LABELS if (given := sample.labels.get(name))), "")
 
 
 def by_pod(samples: Iterable[Sample], namespace: str) -> dict[str, DeviceReadings]:

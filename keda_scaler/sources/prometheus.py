@@ -160,7 +160,7 @@ class _Target:
         gpu_names = quote("|".join(sorted(devices.NAMES)))
         self._gpu_series = [
             f"{{__name__=~{gpu_names},{label}={quote(namespace)}}}"
-            for label in ("namespace", "exported_namespace")
+            for label in devices.NAMESPACE_LABELS
         ]
         self._window = math.ceil(max(trigger.stale_after, 2 * trigger.poll_seconds))
 

@@ -237,5 +237,6 @@ def test_the_busiest_task_of_a_gpu_counts() -> None:
     ]
 
     assert device_readings(samples) == DeviceReadings(Value(0.25, 7.0), Value(0.7, 7.0))
-    xpum = sample("xpum_memory_ratio", 50, uuid="a", kube_pod="llama-0", kube_namespace="models")
+    theirs: Any = {"kube_pod": "llama-0", "kube_namespace": "models", "pod": "xpum-exporter"}
+    xpum = sample("xpum_memory_ratio", 50, uuid="a", namespace="intel", **theirs)
     assert by_pod([xpum], "models")["llama-0"].memory == Value(0.5, 7.0)
