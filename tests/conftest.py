@@ -26,7 +26,10 @@ def _no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("blocks"):
         yield
         return
-    with blockbuster_ctx("keda_scaler"):
+    with blockbuster_ctx("keda_scaler") as detector:
+        # The garbage collector may free a gRPC channel anywhere, and that takes a lock.
+        for name in ("threading.Lock.acquire", "threading.Lock.acquire_lock"):
+            detector.functions[name].deactivate()
         yield
 
 
