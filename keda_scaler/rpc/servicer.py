@@ -49,8 +49,9 @@ _Unary = Callable[[Any, Any, _Context], Awaitable[_Response]]
 _Stream = Callable[[Any, Any, _Context], AsyncGenerator[_Response, None]]
 
 
-async def _fail(error: Exception, method: str, context: _Context) -> None:
-    """End a call with the status of an error. Raises, always."""
+async def _fail(telemetry: Telemetry, error: Exception, method: str, context: _Context) -> None:
+    """Count a failed call, and end it with the status of its error. Raises, always."""
+    telemetry.rpc_failed(method, error)
     if isinstance(error, KedaScalerError):
         await context.abort(status_of(error), str(error))
     _log.error("a call failed by our fault; please report it", rpc=method, exc_info=error)
@@ -77,8 +78,7 @@ def _about(
                     await target.wait_for_first_reading(FIRST_READING_SECONDS)
                 response = handler(self, request, target, context)
             except Exception as error:
-                self.telemetry.rpc_failed(method, error)
-                await _fail(error, method, context)
+                await _fail(self.telemetry, error, method, context)
                 raise
             self.telemetry.rpc_answered(method)
             return response
@@ -101,8 +101,7 @@ def _stream(handler: _Stream[_Response]) -> _Stream[_Response]:
                 async for response in responses:
                     yield response
         except Exception as error:  # noqa: BLE001  # _fail ends the call with it
-            self.telemetry.rpc_failed(method, error)
-            await _fail(error, method, context)
+            await _fail(self.telemetry, error, method, context)
         self.telemetry.rpc_answered(method)
 
     return call
@@ -159,8 +158,7 @@ class Servicer(ExternalScalerServicer):
         try:
             trigger = self._triggers.parse(_key(request), request.scalerMetadata)
         except TriggerError as error:
-            self.telemetry.rpc_failed("GetMetricSpec", error)
-            await _fail(error, "GetMetricSpec", context)
+            await _fail(self.telemetry, error, "GetMetricSpec", context)
             raise
         self.telemetry.rpc_answered("GetMetricSpec")
         return to_metric_specs(trigger)
