@@ -1,7 +1,9 @@
 """A real Prometheus for tests, on loopback, with what it scrapes under the test's control."""
 
+import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -23,23 +25,30 @@ scrape_configs:
 """
 
 
-def prometheus_binary() -> Path:
-    """Find the binary; without one the test is skipped, but never where CI is set."""
-    local = ROOT / ".cache" / "tools" / "bin" / "prometheus"
-    found = local if local.exists() else shutil.which("prometheus")
+def tool_binary(name: str) -> Path:
+    """Find the binary of a tool; without one the test is skipped, but never where CI is set."""
+    local = ROOT / ".cache" / "tools" / "bin" / name
+    found = local if local.exists() else shutil.which(name)
     if found is None:
-        reason = "no prometheus: neither .cache/tools/bin/prometheus nor on PATH"
+        reason = f"no {name}: neither .cache/tools/bin/{name} nor on PATH"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
     return Path(found)
 
 
+_UNASKED_PORTS = range(20_000, 32_000)
+"""Below those that Linux gives to whoever asks for any: no other test's server gets one of them
+between our look and the moment at which something listens."""
+
+
 def free_port() -> int:
     """Give a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        port = random.choice(_UNASKED_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class PrometheusProcess:
@@ -49,7 +58,7 @@ class PrometheusProcess:
     """
 
     def __init__(self, folder: Path) -> None:
-        binary = prometheus_binary()
+        binary = tool_binary("prometheus")
         self._folder = folder
         config = folder / "prometheus.yml"
         config.write_text(_CONFIG.format(folder=folder))
