@@ -8,6 +8,9 @@
     ├── SettingsError         the server's own settings are wrong
     ├── SourceError           a source could not be read; becomes a Missing reading, never an answer
     │   └── PageError         a page was answered, and is not one that we can read
+    ├── ReportsError          reports cannot be taken; all of a request, or none
+    │   ├── TooManyReportsError      a cap on reporters or reported ScaledObjects is reached
+    │   └── ReportsUnavailableError  they cannot be kept where all replicas of the scaler see them
     └── ScaledObjectError     a ScaledObject manifest cannot be used by the command line
 
 Which gRPC status each of these becomes is one table, in `keda_scaler/rpc/status.py`.
@@ -54,6 +57,18 @@ class SourceError(KedaScalerError):
 
 class PageError(SourceError):
     """A page was answered, and is not one that we can read."""
+
+
+class ReportsError(KedaScalerError):
+    """Reports cannot be taken. None of those given together is."""
+
+
+class TooManyReportsError(ReportsError):
+    """A cap on reporters or reported ScaledObjects is reached."""
+
+
+class ReportsUnavailableError(ReportsError):
+    """Reports cannot be kept where all replicas of the scaler see them."""
 
 
 class ScaledObjectError(KedaScalerError):

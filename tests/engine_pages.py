@@ -9,6 +9,7 @@ from keda_scaler import engines
 from keda_scaler.core.readings import Distribution, Missing, Reading, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.engines.exposition import parse_page
+from keda_scaler.engines.page import read_page
 from keda_scaler.engines.samples import Sample
 
 CAPTURES = Path(__file__).parent / "captures"
@@ -37,7 +38,7 @@ def readings_of(
     dialect = engines.detect(samples, engine)
     if isinstance(dialect, Missing):
         return dict(engines.missing(dialect.reason))
-    return dict(dialect.readings(samples, model))
+    return dict(read_page(dialect, samples, model)[0])
 
 
 def read(page: str, engine: str = "auto", model: str | None = None) -> dict[Signal, Reading]:

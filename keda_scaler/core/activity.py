@@ -2,27 +2,32 @@
 
 Rules
 1. Evidence of work is positive: one threshold exceeded by what fresh readings add up to is enough,
-   whatever is missing beside them, because requests that we cannot see only add to those we see.
+   or one request that the wake source has seen, whatever is missing beside them, because requests
+   that we cannot see only add to those we see.
 2. Proof of idleness is complete: the list of replicas is fresh, every replica on it answered for
-   every signal that could show work, and none did.
+   every signal that could show work, none did, and the wake source said the same.
 3. Everything else is unknown. Nothing here turns a missing reading into a number.
+4. A replica that is stuck tells of requests that do not get on. That is neither evidence nor proof,
+   unless `onStuck` says that it is idle.
 
 Theory of operation: `judge` looks at one snapshot at one instant. As time passes without news,
-what is known can only lapse into unknown, and a verdict says when it does (`until`). `remember` is
-called once for every change of the snapshot and keeps what a snapshot cannot tell: since when proof
-of idleness has held without a gap, and until when activity was last known. Being asked changes
-nothing.
+what is known can only lapse into unknown or stuck, and a verdict says when it does (`until`).
+`remember` is called once for every change of the snapshot and keeps what a snapshot cannot tell:
+since when proof of idleness has held without a gap, until when activity was last known, and until
+when the lease runs. Being asked changes nothing.
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import assert_never
 
+from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Value
 from keda_scaler.core.signals import RATIOS, Signal
-from keda_scaler.core.snapshot import Snapshot
+from keda_scaler.core.snapshot import ReplicaReadings, Snapshot
 from keda_scaler.core.trigger import Trigger
+from keda_scaler.core.waking import is_demanded, lease_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,50 +55,91 @@ class Unknown:
     """What is missing; short and free of times."""
 
 
-Verdict = Work | Quiet | Unknown
-
-
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """What one snapshot cannot tell."""
+class Stuck:
+    """Nothing but replicas that are stuck shows work."""
 
-    known_until: float | None = None
-    """Until when activity is known, or was: then since when it is not. None: it never was."""
+    text: str
+    until: float
+    """When the readings behind it go stale, in monotonic seconds."""
 
-    idle_since: float | None = None
-    """Since when proof of idleness has held without a gap; None: it does not hold."""
 
-    at_zero: bool = False
-    """Whether no replica has been listed since activity was last known."""
+Verdict = Work | Quiet | Unknown | Stuck
 
 
 def judge(trigger: Trigger, snapshot: Snapshot, now: float) -> Verdict:
     """Look at one snapshot at one instant."""
+    stale_after = trigger.stale_after
+    stuck = [r for r in snapshot.replicas if r.is_stuck(now, stale_after, trigger.stuck_seconds)]
+    at_gateway = _at_gateway(trigger, snapshot, now)
+    on_replicas = _on_replicas(trigger, snapshot, stuck, now)
+    evidence = [found.work for found in (at_gateway, on_replicas) if found.work is not None]
+    if evidence:
+        return max(evidence, key=lambda work: work.until)
     if snapshot.listed_at is None:
         return Unknown(snapshot.problem or "nothing was read yet")
-    stale_after = trigger.stale_after
-    proven_at = snapshot.listed_at
+    if now >= snapshot.listed_at + stale_after:
+        return Unknown(snapshot.problem or "the list of replicas is not confirmed")
+    if stuck and trigger.on_stuck == "hold":
+        until = min(replica.values[Signal.CONCURRENCY].at for replica in stuck) + stale_after
+        names = ", ".join(replica.replica.name for replica in stuck[:3])
+        return Stuck(f"requests stand still for stuckSeconds on {names}", until)
+    missing = on_replicas.missing or at_gateway.missing
+    if missing is not None:
+        return Unknown(missing)
+    proven_at = min(snapshot.listed_at, at_gateway.proven_at, on_replicas.proven_at)
+    return Quiet(proven_at + stale_after)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What one place has to say."""
+
+    work: Work | None = None
     missing: str | None = None
+    """What keeps it from proving idleness; None: nothing."""
+
+    proven_at: float = math.inf
+    """When the oldest of its readings was measured, in monotonic seconds."""
+
+
+def _on_replicas(
+    trigger: Trigger, snapshot: Snapshot, stuck: Sequence[ReplicaReadings], now: float
+) -> _Found:
+    """Look at what replicas say. Those that are stuck are no evidence."""
+    stale_after = trigger.stale_after
+    silent = {replica.replica.name for replica in stuck}
     evidence: Work | None = None
+    missing: str | None = None
+    proven_at = math.inf
     for signal, above in trigger.activations:
         fresh: list[Value] = []
         for replica in snapshot.replicas:
             value = replica.fresh(signal, now, stale_after)
             if value is not None:
-                fresh.append(value)
                 proven_at = min(proven_at, value.at)
+                if replica.replica.name not in silent:
+                    fresh.append(value)
             elif signal is Signal.CONCURRENCY or signal not in replica.lacking:
                 missing = missing or replica.problem(signal)
         last = _exceeded_until(signal, fresh, above)
         if last is not None and (evidence is None or last + stale_after > evidence.until):
             evidence = Work(f"{signal} is above {above:g}", last + stale_after)
-    if evidence is not None:
-        return evidence
-    if now >= snapshot.listed_at + stale_after:
-        return Unknown(snapshot.problem or "the list of replicas is not confirmed")
-    if missing is not None:
-        return Unknown(missing)
-    return Quiet(proven_at + stale_after)
+    return _Found(evidence, missing, proven_at)
+
+
+def _at_gateway(trigger: Trigger, snapshot: Snapshot, now: float) -> _Found:
+    """Look at what the wake source says; without one there is nothing to say."""
+    if trigger.wake_from is None:
+        return _Found()
+    demand = snapshot.fresh_demand(now, trigger.stale_after)
+    if demand is None:
+        why = snapshot.demand_problem or ("no news" if snapshot.demand else "not read yet")
+        return _Found(missing=f"{trigger.wake_from}: {why}")
+    if is_demanded(trigger, demand):
+        until = demand.at + trigger.stale_after
+        return _Found(Work(f"{trigger.wake_from} has requests", until))
+    return _Found(proven_at=demand.at)
 
 
 def _exceeded_until(signal: Signal, values: Iterable[Value], above: float) -> float | None:
@@ -122,19 +168,33 @@ def remember(memory: Memory, trigger: Trigger, snapshot: Snapshot, now: float) -
     """
     lapsed = memory.known_until is None or now >= memory.known_until
     verdict = judge(trigger, snapshot, now)
+    memory = replace(memory, lease_until=lease_until(memory, trigger, snapshot, now))
     match verdict:
-        case Work(until=until):
-            return Memory(until)
+        case Work(until=until) | Stuck(until=until):
+            return replace(memory, known_until=until, idle_since=None, at_zero=False, worked=True)
         case Quiet(until=until):
             at_zero = not snapshot.replicas
-            if memory.idle_since is not None and not lapsed:
-                return Memory(until, memory.idle_since, at_zero)
-            # With no replica before and none now there is nothing to put to sleep too early, and
-            # nothing to stay awake for: neither a start of ours nor a gap in the list is work.
-            asleep = at_zero and (memory.at_zero or memory.known_until is None)
-            return Memory(until, -math.inf if asleep else now, at_zero)
+            if memory.idle_since is None or lapsed:
+                # With no replica before and none now there is nothing to put to sleep too early,
+                # and nothing to stay awake for: a start of ours or a gap in the list is no work.
+                since = -math.inf if at_zero and memory.at_zero else now
+            else:
+                since = memory.idle_since
+            worked = memory.worked and now < since + trigger.idle_seconds
+            return replace(
+                memory, known_until=until, idle_since=since, at_zero=at_zero, worked=worked
+            )
         case Unknown():
-            at_zero = memory.at_zero and not snapshot.replicas
-            return Memory(memory.known_until if lapsed else now, at_zero=at_zero)
+            return replace(
+                memory,
+                known_until=memory.known_until if lapsed else now,
+                idle_since=None,
+                at_zero=memory.at_zero and not snapshot.replicas,
+                worked=memory.worked and not _was_idle(memory, trigger, now),
+            )
         case _:
             assert_never(verdict)
+
+
+def _was_idle(memory: Memory, trigger: Trigger, now: float) -> bool:
+    return memory.idle_since is not None and now >= memory.idle_since + trigger.idle_seconds

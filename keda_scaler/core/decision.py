@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
-from keda_scaler.core.activity import Memory, Quiet, Unknown, Work, judge
-from keda_scaler.core.demand import Report, report
+from keda_scaler.core.activity import Quiet, Stuck, Unknown, Work, judge
+from keda_scaler.core.demand import Report, replicas_for, report
+from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Engine
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import Snapshot
 from keda_scaler.core.trigger import Metric, Trigger
+from keda_scaler.core.waking import answering
+
+_PRECISION = 1e-6
+"""What rounding may add to a whole number of replicas."""
 
 
 class State(StrEnum):
@@ -31,6 +36,12 @@ class Reason(StrEnum):
 
     WORK = "work"
     """Readings show work."""
+
+    WAKING = "waking"
+    """The lease runs: there was a request, and no replica answers yet."""
+
+    STUCK = "stuck"
+    """Nothing but replicas whose requests stand still shows work, and `onStuck` says hold."""
 
     SETTLING = "settling"
     """Proof of idleness holds, but not for `idleSeconds` yet."""
@@ -97,6 +108,15 @@ class Decision:
     warnings: tuple[str, ...]
     """What makes this trigger misbehave with these engines, for people."""
 
+    stuck: tuple[str, ...]
+    """The replicas that are stuck, by name."""
+
+    answering: int
+    """Replicas that serve."""
+
+    wanted: int
+    """Replicas that the metrics ask for; at least one while active."""
+
     until: float
     """When this decision may change although nothing new is read, in monotonic seconds."""
 
@@ -104,20 +124,48 @@ class Decision:
 def decide(trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float) -> Decision:
     """Decide about a target; `memory` must have been told of every change of the snapshot."""
     state, reason, text = _state(trigger, snapshot, memory, now)
-    answers = {
-        metric.signal: _answer(metric, trigger, snapshot, now, (state, reason, text))
-        for metric in trigger.metrics
-    }
+    case = _Case(trigger, snapshot, memory, now)
+    if state is State.UNKNOWN:
+        answers: dict[Signal, Answer] = {m.signal: Unavailable(text) for m in trigger.metrics}
+    else:
+        answers = {metric.signal: _answer(metric, case, reason) for metric in trigger.metrics}
     engines = {replica.engine for replica in snapshot.replicas if replica.engine is not None}
-    return Decision(
-        state,
-        reason,
-        text,
-        answers,
-        tuple(sorted(engine.key for engine in engines)),
-        tuple(_warnings(trigger, engines)),
-        _until(trigger, snapshot, memory, now),
+    stuck = tuple(
+        replica.replica.name
+        for replica in snapshot.replicas
+        if replica.is_stuck(now, trigger.stale_after, trigger.stuck_seconds)
     )
+    return Decision(
+        state=state,
+        reason=reason,
+        text=text,
+        answers=answers,
+        engines=tuple(sorted({engine.key for engine in engines})),
+        warnings=(*_warnings(trigger, engines), *_stuck_warnings(trigger, stuck)),
+        stuck=stuck,
+        answering=answering(trigger, snapshot, now),
+        wanted=max(_wanted(trigger, snapshot, answers), int(state is State.ACTIVE)),
+        until=_until(trigger, snapshot, memory, now),
+    )
+
+
+def _wanted(trigger: Trigger, snapshot: Snapshot, answers: Mapping[Signal, Answer]) -> int:
+    """Say how many replicas the HPA will make of the answers."""
+    listed = len(snapshot.counted)
+    asked = (
+        replicas_for(metric, trigger, listed, answer.number)
+        for metric in trigger.metrics
+        if isinstance(answer := answers[metric.signal], Reported)
+    )
+    return math.ceil(max(asked, default=0.0) - _PRECISION)
+
+
+def _stuck_warnings(trigger: Trigger, stuck: Collection[str]) -> Iterator[str]:
+    for name in stuck:
+        yield (
+            f"{name} is stuck: its requests and its counters have not moved for stuckSeconds "
+            f"({trigger.stuck_seconds:g}); onStuck is {trigger.on_stuck}"
+        )
 
 
 def _warnings(trigger: Trigger, engines: Collection[Engine]) -> Iterator[str]:
@@ -141,14 +189,21 @@ def _state(
     trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float
 ) -> tuple[State, Reason, str]:
     verdict = judge(trigger, snapshot, now)
+    if memory.leases(now) and not answering(trigger, snapshot, now):
+        why = verdict.text if isinstance(verdict, Work) else "there was a request, or we started"
+        return State.ACTIVE, Reason.WAKING, f"{why}; no replica answers yet"
     match verdict:
         case Work(text=text):
             return State.ACTIVE, Reason.WORK, text
+        case Stuck(text=text):
+            return State.ACTIVE, Reason.STUCK, text
         case Quiet():
             since = now if memory.idle_since is None else memory.idle_since
             if now >= since + trigger.idle_seconds:
                 return State.IDLE, Reason.PROVEN_IDLE, "no work"
             text = f"no work, but not for idleSeconds ({trigger.idle_seconds:g}) yet"
+            if trigger.by_reports and not memory.worked:
+                return State.UNKNOWN, Reason.SETTLING, text  # active would wake it
             return State.ACTIVE, Reason.SETTLING, text
         case Unknown(text=text):
             return _unknown(trigger, snapshot, memory, now, text)
@@ -163,28 +218,32 @@ def _unknown(
         return State.UNKNOWN, Reason.NEVER_KNOWN, f"activity was never known: {missing}"
     since = min(memory.known_until, now)
     text = f"activity unknown for {_coarsely(since, now)}: {missing}"
-    if trigger.on_unknown == "error" or not snapshot.replicas:
+    running = memory.worked if trigger.by_reports else bool(snapshot.replicas)
+    if trigger.on_unknown == "error" or not running:
         return State.UNKNOWN, Reason.NO_HOLD, text
     if now >= since + trigger.hold_seconds:
         return State.UNKNOWN, Reason.HOLD_OVER, f"{text} (held for {trigger.hold_seconds:g} s)"
     return State.ACTIVE, Reason.HOLD, text
 
 
-def _answer(
-    metric: Metric,
-    trigger: Trigger,
-    snapshot: Snapshot,
-    now: float,
-    why: tuple[State, Reason, str],
-) -> Answer:
-    state, reason, text = why
-    if state is State.UNKNOWN:
-        return Unavailable(text)
-    reported = report(metric, trigger, snapshot, now)
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What a decision is made from."""
+
+    trigger: Trigger
+    snapshot: Snapshot
+    memory: Memory
+    now: float
+
+
+def _answer(metric: Metric, case: _Case, reason: Reason) -> Answer:
+    """Answer for one metric of a target whose state is known, or held."""
+    trigger, now = case.trigger, case.now
+    reported = report(metric, trigger, case.snapshot, case.memory, now)
     if isinstance(reported, Report):
         return Reported(reported.number, reported.text)
-    since = _known_until(metric.signal, trigger, snapshot)
-    if reason is Reason.HOLD:
+    since = _known_until(metric.signal, trigger, case.snapshot)
+    if reason in {Reason.HOLD, Reason.STUCK}:
         return Held(f"{metric.signal} unknown: {reported.reason}")
     if since is None:
         return Unavailable(f"{metric.signal} was never known: {reported.reason}")
@@ -231,6 +290,14 @@ def _until(trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float) -> 
         lapses = {at + trigger.stale_after for at in measured}
         instants |= lapses
         unknown_since |= lapses
+    for replica in snapshot.replicas:
+        if replica.still_since is not None:
+            instants.add(replica.still_since + trigger.stuck_seconds)
+    if snapshot.demand is not None:
+        instants.add(snapshot.demand.at + trigger.stale_after)
+    if memory.lease_until is not None:
+        instants.add(memory.lease_until)
+    instants.add(memory.asked_at + trigger.cold_start_seconds)
     if memory.idle_since is not None:
         instants.add(memory.idle_since + trigger.idle_seconds)
     if memory.known_until is not None:

@@ -8,10 +8,12 @@ left out: the HPA does not count them either, and new replicas do not get their 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Missing
 from keda_scaler.core.signals import LATENCIES, Signal
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot
 from keda_scaler.core.trigger import Metric, Trigger
+from keda_scaler.core.waking import answering, ceiling
 from keda_scaler.core.windows import Quantile, growth, merged, quantile, slowest
 
 MAX_VALUE = 1e12
@@ -26,6 +28,10 @@ MAX_LATENCY_RATIO = 2.0
 means half the latency, and the next window shows what they did."""
 
 
+_REQUESTS = frozenset({Signal.QUEUE_DEPTH, Signal.CONCURRENCY})
+"""Signals that what a gateway holds adds to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a metric reports."""
@@ -37,13 +43,68 @@ class Report:
     """What is noteworthy about it, for people; empty: nothing."""
 
 
-def report(metric: Metric, trigger: Trigger, snapshot: Snapshot, now: float) -> Report | Missing:
+def report(
+    metric: Metric, trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float
+) -> Report | Missing:
     """Compute what a metric reports.
 
-    A list of replicas that is empty is zero. One on which no replica answers is missing. Replicas
-    whose engine lacks the signal have no say in it.
+    A list of replicas that is empty is zero. One on which no replica answers is missing, but for
+    the time of the lease: then it is what the wake source has seen, or no change, at least one
+    replica's worth. Replicas whose engine lacks the signal have no say in it.
     """
-    counted = [replica for replica in snapshot.replicas if not replica.replica.terminating]
+    counted = snapshot.counted
+    serving = answering(trigger, snapshot, now)
+    listed = serving if trigger.by_reports else len(counted)
+    if not serving and memory.leases(now):
+        reported: Report | Missing = _while_waking(metric, trigger, snapshot, listed, now)
+    else:
+        reported = _of_replicas(metric, trigger, snapshot, counted, now)
+    if isinstance(reported, Missing):
+        return reported
+    most = ceiling(trigger, snapshot, memory, now) * metric.target
+    most = most if trigger.metric_type == "AverageValue" else most / max(1, listed)
+    if reported.number <= most:
+        return Report(min(reported.number, MAX_VALUE * 0.999), reported.text)
+    text = f"capped: would be {reported.number:.3g}, but replicas that were asked for still load"
+    return Report(min(most, MAX_VALUE * 0.999), text)
+
+
+def replicas_for(metric: Metric, trigger: Trigger, listed: int, number: float) -> float:
+    """Say how many replicas a metric asks for, as the HPA computes it; not rounded yet."""
+    share = number / metric.target
+    return share if trigger.metric_type == "AverageValue" else share * max(1, listed)
+
+
+def _while_waking(
+    metric: Metric, trigger: Trigger, snapshot: Snapshot, listed: int, now: float
+) -> Report:
+    """Report what waits for the replicas that load: no less than would keep those."""
+    floor = max(1, listed) * metric.target
+    requests = 0.0
+    if metric.signal in _REQUESTS:
+        requests = _waiting(trigger, snapshot, now)
+    number = max(floor, requests)
+    number = number if trigger.metric_type == "AverageValue" else number / max(1, listed)
+    return Report(number, "while no replica answers")
+
+
+def _waiting(trigger: Trigger, snapshot: Snapshot, now: float) -> float:
+    """Add up the requests that wait although no replica answers, wherever that is known."""
+    stale_after = trigger.stale_after
+    values = [replica.fresh(Signal.CONCURRENCY, now, stale_after) for replica in snapshot.replicas]
+    engines = sum(value.number for value in values if value is not None)
+    demand = snapshot.fresh_demand(now, stale_after)
+    return max(engines, demand.in_flight if demand is not None else 0.0)
+
+
+def _of_replicas(
+    metric: Metric,
+    trigger: Trigger,
+    snapshot: Snapshot,
+    counted: Sequence[ReplicaReadings],
+    now: float,
+) -> Report | Missing:
+    """Report what the replicas say, and beside it what the gateway holds back from them."""
     concerned = [replica for replica in counted if metric.signal not in replica.lacking]
     if counted and not concerned:
         return Report(0.0, counted[0].lacking[metric.signal].reason)
@@ -51,13 +112,22 @@ def report(metric: Metric, trigger: Trigger, snapshot: Snapshot, now: float) -> 
         return Report(0.0)
     if metric.signal in LATENCIES:
         return _latency(metric, trigger, concerned, now)
-    values = [replica.fresh(metric.signal, now, trigger.stale_after) for replica in concerned]
-    known = [value.number for value in values if value is not None]
+    values = [_number(metric.signal, trigger, replica, now) for replica in concerned]
+    known = [number for number in values if number is not None]
     if not known:
         return Missing(concerned[0].problem(metric.signal))
-    total = with_missing(sum(known), len(known), len(concerned), metric.target)
-    number = total if trigger.metric_type == "AverageValue" else total / len(concerned)
-    return Report(min(number, MAX_VALUE * 0.999))
+    demand = snapshot.fresh_demand(now, trigger.stale_after)
+    held = demand.held if demand is not None and metric.signal in _REQUESTS else 0.0
+    total = with_missing(sum(known) + held, len(known), len(concerned), metric.target)
+    return Report(total if trigger.metric_type == "AverageValue" else total / len(concerned))
+
+
+def _number(signal: Signal, trigger: Trigger, replica: ReplicaReadings, now: float) -> float | None:
+    """Give a replica's fresh value. Of one that is stuck nothing is known, or it is idle."""
+    value = replica.fresh(signal, now, trigger.stale_after)
+    if value is None or not replica.is_stuck(now, trigger.stale_after, trigger.stuck_seconds):
+        return None if value is None else value.number
+    return 0.0 if trigger.on_stuck == "idle" else None
 
 
 def with_missing(total: float, known: int, listed: int, target: float) -> float:

@@ -88,6 +88,31 @@ class Engine:
     """Whether it takes its GPU memory at start and keeps it, so that device memory in use says
     nothing about load."""
 
+    asleep: bool = False
+    """Whether it has put its model out of the GPU's memory and serves nothing until it is woken."""
+
+    progress: float | None = None
+    """Sum of the counters that move whenever a request gets on: tokens, requests that ended. None:
+    the engine does not count, or the page does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a wake source says of one target, at one instant."""
+
+    held: float
+    """Requests that wait there and that no engine has yet; at least 0."""
+
+    in_flight: float
+    """Requests that it has taken and not answered, those that an engine has included; at least
+    `held`."""
+
+    arrived: bool
+    """Whether a counter of requests has risen since the reading before."""
+
+    at: float
+    """When it was measured, in monotonic seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Replica:

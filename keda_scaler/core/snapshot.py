@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from keda_scaler.core.readings import (
+    Demand,
     Distribution,
     Engine,
     Flow,
@@ -45,6 +46,27 @@ class ReplicaReadings:
 
     engine: Engine | None = None
     """The engine that the latest poll found; None: it could not tell."""
+
+    progress: float | None = None
+    """See `Engine`, of the newest poll that told it."""
+
+    still_since: float | None = None
+    """Since when its requests and its progress have not moved, in monotonic seconds; None: they
+    move, or there is nothing to tell it by, or no request."""
+
+    def is_stuck(self, now: float, stale_after: float, stuck_seconds: float) -> bool:
+        """Whether it goes on telling of requests that do not get on."""
+        return (
+            self.still_since is not None
+            and now >= self.still_since + stuck_seconds
+            and self.fresh(Signal.CONCURRENCY, now, stale_after) is not None
+        )
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it takes new requests, as far as its listing and its last page tell."""
+        asleep = self.engine is not None and self.engine.asleep
+        return self.replica.ready and not self.replica.terminating and not asleep
 
     def fresh(self, signal: Signal, now: float, stale_after: float) -> Value | None:
         """Give the newest value, or None when there is none or it is too old to believe."""
@@ -101,9 +123,41 @@ def absorb(
                 _renew(values, signal, reading)
             case _:
                 assert_never(reading)
+    progress, still_since = before.progress, before.still_since
+    if engine is not None:
+        progress = engine.progress
+        still_since = _still_since(before, values, progress)
     return ReplicaReadings(
-        before.replica, values, problems, lacking, windows, quantiles, ever, engine
+        before.replica,
+        values,
+        problems,
+        lacking,
+        windows,
+        quantiles,
+        ever,
+        engine,
+        progress,
+        still_since,
     )
+
+
+def _still_since(
+    before: ReplicaReadings, values: Mapping[Signal, Value], progress: float | None
+) -> float | None:
+    """Say since when requests are there and nothing moves, after a poll that told both."""
+    running = values.get(Signal.CONCURRENCY)
+    if progress is None or running is None or not running.number:
+        return None
+    moved = progress != before.progress or any(
+        _number(values, signal) != _number(before.values, signal)
+        for signal in (Signal.CONCURRENCY, Signal.QUEUE_DEPTH)
+    )
+    return running.at if moved or before.still_since is None else before.still_since
+
+
+def _number(values: Mapping[Signal, Value], signal: Signal) -> float | None:
+    value = values.get(signal)
+    return None if value is None else value.number
 
 
 def _renew(values: dict[Signal, Value], signal: Signal, value: Value) -> None:
@@ -123,3 +177,19 @@ class Snapshot:
 
     problem: str | None = None
     """Why the replicas could not be listed the last time; None: they were."""
+
+    demand: Demand | None = None
+    """What the wake source said last; None: it never did, or there is none."""
+
+    demand_problem: str | None = None
+    """Why the wake source said nothing the last time; None: it did."""
+
+    @property
+    def counted(self) -> tuple[ReplicaReadings, ...]:
+        """The replicas that values are about: not those that are leaving, as with the HPA."""
+        return tuple(each for each in self.replicas if not each.replica.terminating)
+
+    def fresh_demand(self, now: float, stale_after: float) -> Demand | None:
+        """Give what the wake source said, or None when that is too old to believe."""
+        demand = self.demand
+        return demand if demand is not None and now < demand.at + stale_after else None

@@ -16,17 +16,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.alias_generators import to_camel
 
 from keda_scaler.core.addresses import AddressRules
+from keda_scaler.core.combinations import NOT_REPORTED, misplaced
+from keda_scaler.core.matchers import Matcher, parse_matchers, parse_selector
+from keda_scaler.core.names import ENGINES, GATEWAYS, QUERY, REPORTS
 from keda_scaler.core.signals import LATENCIES, Signal
 from keda_scaler.core.values import (
     SHOWN,
     choice,
     number,
-    one_of,
     parse_endpoints,
     parse_path,
     parse_port,
-    parse_selector,
+    parse_query,
     parse_server_address,
+    parse_wake_service,
     ratio,
     text,
 )
@@ -37,22 +40,8 @@ KEDA_KEYS = frozenset(
 )
 """Keys that KEDA reads itself and passes on with the rest."""
 
-NOT_YET = frozenset(
-    {
-        "coldStartSeconds",
-        *("wakeFrom", "wakeService", "wakePort", "wakePath", "wakeQuery"),
-        *("queueDepthQuery", "concurrencyQuery", "gpuMemoryQuery", "latencyQuery"),
-    }
-)
+NOT_YET = frozenset({"queueDepthQuery", "concurrencyQuery", "gpuMemoryQuery", "latencyQuery"})
 """Keys of the public contract whose signal or source this version does not have."""
-
-ENGINES = (
-    *("dynamo", "llama.cpp", "lmdeploy", "nim", "sglang", "tgi"),
-    *("triton", "triton-trtllm", "trtllm-serve", "vllm"),
-)
-"""Keys of the engines that we can read, sorted. `keda_scaler.engines` has a dialect for each."""
-
-_ENGINES_NOT_YET = frozenset({"reports"})
 
 DEFAULT_QUEUE_DEPTH = 5.0
 """Waiting requests per replica; the low end of what GKE's guide for inference starts with (3 to 5)
@@ -81,6 +70,12 @@ class Accepts:
 
     addresses: AddressRules = field(default_factory=AddressRules)
 
+    reports: bool = False
+    """Whether the server takes reports."""
+
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    """Trigger keys that a trigger which does not give them has all the same."""
+
 
 _Requests = Annotated[float, number(0.001, 1e6, "a number of requests")]
 _MoreThan = Annotated[float, number(0, 1e6, "a number of requests")]
@@ -95,8 +90,9 @@ class Trigger(BaseModel):
         frozen=True, extra="forbid", alias_generator=to_camel, validate_default=False
     )
 
-    engine: Annotated[str, choice("auto", *ENGINES, not_yet=_ENGINES_NOT_YET)] = "auto"
-    """The dialect; `auto` detects it from the families on the page."""
+    engine: Annotated[str, choice("auto", *ENGINES, REPORTS)] = "auto"
+    """The dialect; `auto` detects it from the families on the page. `reports`: none, what is posted
+    to the HTTP API is all there is."""
 
     service: Annotated[str, text("the name of a Service")] | None = None
     """Kubernetes Service in the ScaledObject's own namespace."""
@@ -162,6 +158,40 @@ class Trigger(BaseModel):
     hold_seconds: Annotated[float, number(0, 86400, "seconds")] = 900.0
     """Longest hold."""
 
+    wake_from: Annotated[str, choice(*GATEWAYS, QUERY, REPORTS)] | None = None
+    """What knows of requests while no replica runs."""
+
+    wake_service: Annotated[str, BeforeValidator(parse_wake_service)] | None = None
+    """The gateway's Service, read directly: a name in the ScaledObject's own namespace,
+    NAME.NAMESPACE, or an IP address."""
+
+    wake_port: Annotated[str, BeforeValidator(parse_port)] | None = None
+    """Port of the gateway's endpoints; None: as with `port`."""
+
+    wake_path: Annotated[str, BeforeValidator(parse_path)] | None = None
+    """Path of the gateway's page; None: the gateway's own."""
+
+    wake_selector: Annotated[tuple[Matcher, ...], BeforeValidator(parse_matchers)] = ()
+    """Label matchers that tell which of the gateway's series are about this target."""
+
+    wake_query: Annotated[str, BeforeValidator(parse_query)] | None = None
+    """PromQL whose result, summed, is the number of requests."""
+
+    cold_start_seconds: Annotated[float, number(0, 86400, "seconds")] = 300.0
+    """Longest lease: how long after the last request a target that wakes is active although no
+    replica answers."""
+
+    max_pending_factor: Annotated[float, number(1, 1000, "a factor")] = 2.0
+    """Of the ready replicas (at least one), how many may be asked for while others load."""
+
+    stuck_seconds: Annotated[float, number(10, 86400, "seconds")] = 600.0
+    """How long requests and progress may stand still before a replica is called stuck."""
+
+    on_stuck: Annotated[Literal["hold", "idle"], choice("hold", "idle")] = "hold"
+
+    push_repeat_seconds: Annotated[float, number(1, 3600, "seconds")] = 5.0
+    """How often StreamIsActive repeats that a target is active while replicas are wanted."""
+
     metric_type: Annotated[Literal["AverageValue", "Value"], choice("AverageValue", "Value")] = (
         Field(default="AverageValue")
     )
@@ -180,10 +210,22 @@ class Trigger(BaseModel):
             Signal.LATENCY: self.target_latency_seconds,
         }
         chosen = tuple(Metric(s, target) for s, target in targets.items() if target is not None)
+        if not chosen and self.by_reports:
+            return (Metric(Signal.QUEUE_DEPTH, DEFAULT_QUEUE_DEPTH),)
         return chosen or (
             Metric(Signal.QUEUE_DEPTH, DEFAULT_QUEUE_DEPTH),
             Metric(Signal.GPU_MEMORY_PRESSURE, DEFAULT_GPU_MEMORY_PRESSURE),
         )
+
+    @cached_property
+    def by_reports(self) -> bool:
+        """Whether reports are all there is, and replicas are not known."""
+        return self.engine == REPORTS
+
+    @cached_property
+    def by_prometheus(self) -> bool:
+        """Whether the replicas are read through Prometheus."""
+        return not (self.by_reports or self.service or self.endpoints)
 
     @cached_property
     def reads_latencies(self) -> bool:
@@ -235,24 +277,6 @@ class Trigger(BaseModel):
         return [cls.key_of(name) for name in cls.model_fields]
 
 
-_PLACES = ("service", "endpoints", "prometheus", "serverAddress")
-
-
-def _misplaced(given: Collection[str]) -> list[str]:
-    """Find keys that do not go together."""
-    problems = []
-    places = [key for key in _PLACES if key in given]
-    if not places:
-        problems.append(f"no place to read from: give one of {one_of(_PLACES)}")
-    elif len(places) > 1:
-        problems.append(f"{' and '.join(places)}: give only one place to read from")
-    if "service" not in given:
-        problems += [f"{key}: only with service" for key in ("port", "path") if key in given]
-    if "selector" in given and not {"prometheus", "serverAddress"} & set(given):
-        problems.append("selector: only with prometheus or serverAddress")
-    return problems
-
-
 def _unknown_key(key: str, accepted: Collection[str]) -> str:
     """Explain an unknown key without its value, which may be a secret."""
     if key in NOT_YET:
@@ -271,6 +295,11 @@ def _wrong_value(problem: Any) -> str:
     return f"{problem['loc'][0]}: got {given!r}; accepted: {error}"
 
 
+def _host(address: str) -> str | None:
+    """Give the host of a URL, or the address itself."""
+    return urlsplit(address).hostname if "//" in address else address
+
+
 def _refused(trigger: Trigger, accepts: Accepts) -> list[str]:
     """Find what the server's settings do not allow, and values that contradict each other."""
     problems = []
@@ -280,11 +309,15 @@ def _refused(trigger: Trigger, accepts: Accepts) -> list[str]:
     addresses = [("endpoints", url) for url in trigger.endpoints]
     if trigger.server_address:
         addresses.append(("serverAddress", trigger.server_address))
+    if trigger.wake_service and set(".:") & set(trigger.wake_service):
+        addresses.append(("wakeService", trigger.wake_service))
+    if REPORTS in {trigger.engine, trigger.wake_from} and not accepts.reports:
+        problems.append("reports: the server takes none; start it with --report-tokens")
     problems += [
         f"{key}: {url[:SHOWN]!r} is not an address that the server's settings allow "
         "(--allow-address)"
         for key, url in addresses
-        if accepts.addresses.refuses_host(urlsplit(url).hostname or "")
+        if accepts.addresses.refuses_host(_host(url) or "")
     ]
     if trigger.stale_after < trigger.poll_seconds:
         problems.append(
@@ -292,6 +325,18 @@ def _refused(trigger: Trigger, accepts: Accepts) -> list[str]:
             f"({trigger.poll_seconds:g})"
         )
     return problems
+
+
+def _with_defaults(given: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
+    """Add what the settings say, but nothing that contradicts what the trigger says itself."""
+    left_out = set(given)
+    if any(key.startswith("target") for key in given):
+        left_out |= {key for key in defaults if key.startswith("target")}
+    if "pollSeconds" in given:
+        left_out.add("staleSeconds")
+    if given.get("engine") == REPORTS:
+        left_out |= NOT_REPORTED
+    return {key: value for key, value in defaults.items() if key not in left_out} | dict(given)
 
 
 def parse_trigger(metadata: Mapping[str, str], accepts: Accepts) -> Trigger:
@@ -302,6 +347,7 @@ def parse_trigger(metadata: Mapping[str, str], accepts: Accepts) -> Trigger:
 
     """
     given = {key: value for key, value in metadata.items() if key not in KEDA_KEYS}
+    given = _with_defaults(given, accepts.defaults)
     accepted = Trigger.keys()
     problems = [_unknown_key(key, accepted) for key in sorted(given.keys() - set(accepted))]
     known = {key: value for key, value in given.items() if key in accepted}
@@ -313,7 +359,7 @@ def parse_trigger(metadata: Mapping[str, str], accepts: Accepts) -> Trigger:
         # The rest is checked too, so that all problems are reported at once.
         right = known.keys() - {problem["loc"][0] for problem in wrong}
         trigger = Trigger.model_validate({key: known[key] for key in right})
-    problems += _misplaced(known) + _refused(trigger, accepts)
+    problems += misplaced(known) + _refused(trigger, accepts)
     if problems:
         raise TriggerError(problems)
     return trigger

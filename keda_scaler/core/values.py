@@ -3,15 +3,21 @@
 A parser raises ValueError with what is accepted; the caller adds the key and what was given.
 """
 
+import re
 from collections.abc import Collection
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-import promql_parser
 from pydantic import BeforeValidator
+
+from keda_scaler.core.promql import bind
 
 MAX_ENDPOINTS = 64
 """Static endpoints in one trigger."""
+
+MAX_QUERY = 4096
+"""Characters of a query in a trigger."""
 
 SHOWN = 80
 """Characters of a wrong value that an error repeats."""
@@ -62,12 +68,10 @@ def text(accepted: str, *, longest: int = 253) -> BeforeValidator:
     return BeforeValidator(parse)
 
 
-def choice(*accepted: str, not_yet: Collection[str] = ()) -> BeforeValidator:
-    """Accept one of a few words; name those of the public contract that this version lacks."""
+def choice(*accepted: str) -> BeforeValidator:
+    """Accept one of a few words."""
 
     def parse(raw: Any) -> str:
-        if raw in not_yet:
-            raise ValueError(f"{one_of(accepted)} ({raw} is not supported yet)")
         if raw not in accepted:
             raise ValueError(one_of(accepted))
         return str(raw)
@@ -139,36 +143,32 @@ def parse_server_address(raw: Any) -> str:
     return given
 
 
-_MATCH_OPERATORS = {"Equal": "=", "NotEqual": "!=", "Re": "=~", "NotRe": "!~"}
-
-
-def parse_selector(raw: Any) -> tuple[str, ...]:
-    """Take label matchers apart and write them anew: a query never holds a trigger's own text."""
-    accepted = 'label matchers such as job="vllm",cluster=~"a|b"'
-    given = str(raw).strip()
-    if len(given) > 1024:
-        raise ValueError(f"{accepted}; at most 1024 characters")
+def is_address(text: str) -> bool:
+    """Whether a text is an IP address, in brackets or not."""
     try:
-        parsed = promql_parser.parse(f"up{{{given}}}")
-    except ValueError as error:
-        raise ValueError(f"{accepted} ({error})") from None
-    if (
-        not isinstance(parsed, promql_parser.VectorSelector)
-        or parsed.offset is not None
-        or parsed.at is not None
-        or parsed.matchers.or_matchers
-    ):
-        raise ValueError(f"{accepted}, joined by commas")
-    matchers = []
-    for matcher in parsed.matchers.matchers:
-        if matcher.name in {"namespace", "__name__"}:
-            raise ValueError(f"{accepted}; {matcher.name} is always set by the scaler")
-        operator = _MATCH_OPERATORS[str(matcher.op).rpartition(".")[2]]
-        matchers.append(f"{matcher.name}{operator}{quote(matcher.value)}")
-    return tuple(matchers)
+        ip_address(text.strip().strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
-def quote(value: str) -> str:
-    r"""Write a PromQL string: `a"b` becomes `"a\"b"`."""
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
+def parse_wake_service(raw: Any) -> str:
+    """Accept the name of a Service, alone or with its namespace, or an IP address."""
+    given = str(raw).strip()
+    if is_address(given):
+        return str(ip_address(given.strip("[]")))
+    if _SERVICE.fullmatch(given) and len(given) <= 253:
+        return given
+    raise ValueError("the name of a Service, NAME.NAMESPACE, or an IP address")
+
+
+_SERVICE = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)?")
+
+
+def parse_query(raw: Any) -> str:
+    """Accept a PromQL query that gives numbers."""
+    given = str(raw).strip()
+    if not given or len(given) > MAX_QUERY:
+        raise ValueError(f"PromQL of at most {MAX_QUERY} characters")
+    bind(given, "any")
+    return given

@@ -8,11 +8,12 @@ from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.engines import devices
 from keda_scaler.engines.devices import DeviceReadings
-from keda_scaler.engines.dialect import STARTED, Dialect
+from keda_scaler.engines.dialect import Dialect
 from keda_scaler.engines.dynamo import DYNAMO
 from keda_scaler.engines.llamacpp import LLAMA_CPP
 from keda_scaler.engines.lmdeploy import LMDEPLOY
 from keda_scaler.engines.nim import NIM
+from keda_scaler.engines.page import STARTED, read_page
 from keda_scaler.engines.samples import Sample
 from keda_scaler.engines.sglang import SGLANG
 from keda_scaler.engines.tgi import TGI
@@ -33,7 +34,7 @@ DIALECTS: tuple[Dialect, ...] = (
     TRTLLM_SERVE,
     VLLM,
 )
-"""Every engine we know, sorted by name. `keda_scaler.core.trigger.ENGINES` has the same keys."""
+"""Every engine we know, sorted by name. `keda_scaler.core.names.ENGINES` has the same keys."""
 
 
 def dialects(engine: str) -> tuple[Dialect, ...]:
@@ -73,7 +74,7 @@ def _shows(dialect: Dialect, sample: Sample, engine: str) -> bool:
 
     A trigger that names its engine is believed; `auto` needs a name that no one else uses.
     """
-    return dialect.marked_by(sample) if engine == "auto" else dialect.owns(sample)
+    return dialect.marked_by(sample) if engine == "auto" else dialect.fits(sample)
 
 
 def detect(samples: Collection[Sample], engine: str) -> Dialect | Missing:
@@ -104,8 +105,7 @@ def read(
     if isinstance(dialect, Missing):
         found, engine = missing(dialect.reason), None
     else:
-        found = dialect.readings(samples, trigger.model)
-        engine = Engine(dialect.name, dialect.reserves_memory)
+        found, engine = read_page(dialect, samples, trigger.model)
     if not trigger.reads_devices:
         return found, engine
     return devices.with_devices(found, gpus, trigger.gpu_memory_source, engine), engine

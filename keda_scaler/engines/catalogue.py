@@ -30,6 +30,9 @@ Written from the code by `tools/render-engines`; a test fails when the two diffe
 - A gauge that an engine prints only after its first request is unknown until then.
 - Of several families the first that has series on the page is read.
 - "Series of a replica" says how the series of one page become one number.
+- Progress is the sum of the counters that are named, as far as a page has them, over all series.
+  Requests that wait or run while it stands still may be stuck (`stuckSeconds`). A page that has
+  nothing but these counters is no engine's.
 - Engines that reserve GPU memory take it at start and keep it: the GPU's memory in use says nothing
   about load.
 - Through Prometheus the same names are read; `auto` follows only pods with a family that no one
@@ -114,6 +117,10 @@ def _chapter(dialect: Dialect) -> Iterator[str]:
     if dialect.supersedes:
         names = ", ".join(f"`{name}`" for name in sorted(dialect.supersedes))
         yield f"- `auto` prefers it to {names} on a page that has both."
+    yield f"- Progress: {' + '.join(_family(family) for family in dialect.progress)}."
+    if dialect.sleep:
+        flags = ", else ".join(_family(family) for family in dialect.sleep.families)
+        yield f"- Asleep, so without requests, while each of its engines has a 1 in {flags}."
     yield f"- {dialect.notes}\n"
     header = ("signal", "is", "read from", "unit", "series of a replica", "if absent")
     yield from _table(header, _rows(dialect))
@@ -165,7 +172,7 @@ def _read_from(
     return ", else ".join(_family(family, suffix) for family in families), " or ".join(units)
 
 
-def _family(family: Family, suffix: str) -> str:
+def _family(family: Family, suffix: str = "") -> str:
     labels = ",".join(_matcher(name, sorted(values)) for name, values in family.labels.items())
     braces = f"{{{labels}}}" if labels else ""
     everything = "; of all models" if family.of_all_models else ""

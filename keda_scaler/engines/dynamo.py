@@ -69,6 +69,16 @@ DYNAMO = Dialect(
         Signal.ITL: (Family("dynamo_frontend_inter_token_latency_seconds", versions="all"),),
         Signal.LATENCY: (Family("dynamo_frontend_request_duration_seconds", versions="all"),),
     },
+    progress=(
+        Family("dynamo_frontend_output_tokens_total", versions="newer ones; while they come"),
+        Family("dynamo_frontend_requests_total", versions="all"),
+        Family(
+            "dynamo_component_requests_total",
+            {"dynamo_endpoint": {"generate"}},
+            versions="workers",
+            of_all_models=True,
+        ),
+    ),
     reserves_memory=True,
     marks=frozenset({_ACTIVE, _INFLIGHT, _QUEUED, _STAGE}),
     notes=(

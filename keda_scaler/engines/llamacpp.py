@@ -3,6 +3,7 @@
 Names: `tools/server/server-task.cpp` (`server_task_result_metrics::to_metrics`). Nothing has a
 label, so a trigger's `model` cannot be told and is not looked at. There are no histograms, so no
 latencies. How full the KV cache is was printed until mid-2025, and not after (pull request 13660).
+Nothing on the page says whether the model sleeps (`--sleep-idle-seconds`); an idle server sleeps.
 """
 
 from keda_scaler.core.signals import Signal
@@ -27,6 +28,11 @@ LLAMA_CPP = Dialect(
             ),
         ),
     },
+    progress=(
+        Family("llamacpp:n_decode_total", versions="not the first ones; steps of the model"),
+        Family("llamacpp:prompt_tokens_total", versions="all"),
+        Family("llamacpp:tokens_predicted_total", versions="all"),
+    ),
     spellings=(("llamacpp:", "llamacpp_"),),
     reserves_memory=True,
     notes=(

@@ -10,6 +10,9 @@ before) and `scheduler_metrics_mixin.py`. Every scheduler process prints its own
   priority; only the whole is read.
 - Where prefill and decode run apart (`engine_type`), requests wait in queues of their own, which
   `num_queue_reqs` does not count. Other servers print them as 0, or not at all.
+
+`realtime_tokens_total` moves while requests run, after a number of steps; the other counters of
+progress move when a request ends.
 """
 
 from keda_scaler.core.signals import Signal
@@ -75,12 +78,18 @@ SGLANG = Dialect(
         ),
         Signal.LATENCY: _histogram("sglang:e2e_request_latency_seconds"),
     },
+    progress=(
+        Family("sglang:realtime_tokens_total", versions="newer ones"),
+        Family("sglang:generation_tokens_total", versions="all"),
+        Family("sglang:num_requests_total", versions="not the first ones"),
+    ),
     spellings=(("sglang:", "sglang_"),),
     reserves_memory=True,
     supersedes=frozenset({"nim"}),
     notes=(
         "Prints metrics only with `--enable-metrics`. Versions before 2026-07 let gauges of an idle"
         " server stand for up to 30 s. Old versions' histograms end at 30 s: a latency above that"
-        " is reported as 30 s."
+        " is reported as 30 s. Without `sglang:realtime_tokens_total` progress shows only when a"
+        " request ends: let `stuckSeconds` be longer than the longest request."
     ),
 )

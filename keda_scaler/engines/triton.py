@@ -16,6 +16,11 @@ from keda_scaler.engines.dialect import Counted, Dialect, Family, Quantity
 
 PENDING = Family("nv_inference_pending_request_count", versions="23.09 and later")
 
+ENDED = (
+    Family("nv_inference_request_success", versions="all"),
+    Family("nv_inference_request_failure", versions="all"),
+)
+
 FIRST_RESPONSE = Family(
     "nv_inference_first_response_histogram_ms",
     scale=0.001,
@@ -36,19 +41,17 @@ TRITON = Dialect(
         Signal.QUEUE_DEPTH: (Quantity((PENDING,)),),
         Signal.CONCURRENCY: Counted(
             waiting=Quantity((PENDING,)),
-            ever=(
-                Quantity((Family("nv_inference_request_success", versions="all"),)),
-                Quantity((Family("nv_inference_request_failure", versions="all"),)),
-            ),
+            ever=tuple(Quantity((family,)) for family in ENDED),
         ),
     },
     latencies={Signal.TTFT: (FIRST_RESPONSE,)},
     summaries={Signal.LATENCY: (REQUEST_SUMMARY,)},
+    progress=ENDED,
     notes=(
         "How many requests run is not exposed: concurrency is those that wait, and one more when"
         " requests have ended since the last poll. A request that runs alone is not seen until it"
-        " ends: let `idleSeconds` be longer than the longest request. The time to the first"
-        " response is that of every model: name one with `model` where several form a pipeline. It"
-        " ends at 5 s with the default buckets."
+        " ends: let `idleSeconds` and `stuckSeconds` be longer than the longest request. The time"
+        " to the first response is that of every model: name one with `model` where several form a"
+        " pipeline. It ends at 5 s with the default buckets."
     ),
 )

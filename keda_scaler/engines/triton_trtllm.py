@@ -12,7 +12,7 @@ that was handed to the backend is not pending there any more.
 from keda_scaler.core.signals import Signal
 from keda_scaler.engines.combining import largest
 from keda_scaler.engines.dialect import Absence, Dialect, Family, Quantity
-from keda_scaler.engines.triton import FIRST_RESPONSE, PENDING, REQUEST_SUMMARY
+from keda_scaler.engines.triton import ENDED, FIRST_RESPONSE, PENDING, REQUEST_SUMMARY
 
 _REQUESTS = "nv_trt_llm_request_metrics"
 _BLOCKS = "nv_trt_llm_kv_cache_block_metrics"
@@ -42,11 +42,13 @@ TRITON_TRTLLM = Dialect(
     },
     latencies={Signal.TTFT: (FIRST_RESPONSE,)},
     summaries={Signal.LATENCY: (REQUEST_SUMMARY,)},
+    progress=ENDED,
     reserves_memory=True,
     supersedes=frozenset({"triton"}),
     marks=frozenset({_REQUESTS, _BLOCKS}),
     notes=(
         "`model` is the name of the model that runs TensorRT-LLM (`tensorrt_llm`), not that of the"
-        " ensemble; without `model`, requests that wait for any model count."
+        " ensemble; without `model`, requests that wait for any model count. Progress shows when a"
+        " request ends: let `stuckSeconds` be longer than the longest one."
     ),
 )

@@ -40,6 +40,11 @@ TRTLLM_SERVE = Dialect(
         Signal.TTFT: (Family("trtllm_time_to_first_token_seconds", versions=_SINCE),),
         Signal.LATENCY: (Family("trtllm_e2e_request_latency_seconds", versions=_SINCE),),
     },
+    progress=(
+        Family("trtllm_request_success_total", versions=_SINCE),
+        Family("trtllm_request_error_total", versions="newer ones"),
+        Family("trtllm_kv_cache_gen_alloc_blocks_total", versions="newer ones"),
+    ),
     # Some versions of Dynamo print the names of its workers so.
     spellings=(("trtllm_", "trtllm:"),),
     reserves_memory=True,
@@ -47,6 +52,8 @@ TRTLLM_SERVE = Dialect(
     notes=(
         "Needs `return_perf_metrics: true`, and `enable_iter_perf_stats: true` for all but the"
         " latencies. `/metrics` is JSON; the page is at `/prometheus/metrics`, which has to be"
-        " given as `path` with `engine: auto`."
+        " given as `path` with `engine: auto`. Without `trtllm_kv_cache_gen_alloc_blocks_total`,"
+        " which moves while tokens are generated, progress shows only when a request ends: let"
+        " `stuckSeconds` be longer than the longest one."
     ),
 )

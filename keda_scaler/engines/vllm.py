@@ -8,11 +8,16 @@ requests add up over it, cache usage averages over it. Two look-alikes are kept 
   count every waiting request twice; names are matched whole.
 - The router of production-stack repeats engine names with the label `server` and without
   `model_name`; a series without a model is not an engine's.
+
+Sleep: `vllm/v1/engine/core.py` and `async_llm.py`. Levels 1 and 2 take the weights and the cache
+out of the GPU's memory and by default end all requests; gauges are written with each step, and no
+step comes to correct them. Level 0 only pauses: requests are still accepted and wait, so it is no
+sleep.
 """
 
 from keda_scaler.core.signals import Signal
-from keda_scaler.engines.combining import mean
-from keda_scaler.engines.dialect import Dialect, Family, Quantity
+from keda_scaler.engines.combining import mean, once_per_rank_group
+from keda_scaler.engines.dialect import Absence, Dialect, Family, Quantity
 
 _WAITING = Quantity((Family("vllm:num_requests_waiting", versions="all"),))
 _RUNNING = Quantity((Family("vllm:num_requests_running", versions="all"),))
@@ -24,6 +29,19 @@ _KV_CACHE_USAGE = Quantity(
     ),
     combine=mean,
     highest=1.0,
+)
+
+_SLEEP = Quantity(
+    (
+        Family(
+            "vllm:engine_sleep_state",
+            {"sleep_state": {"weights_offloaded", "discard_all"}},  # levels 1 and 2
+            versions="0.12 and later",
+        ),
+    ),
+    combine=once_per_rank_group("sleep_state", then=mean),  # 1 if it is so in every engine
+    highest=1.0,
+    absence=Absence.ZERO,
 )
 
 VLLM = Dialect(
@@ -43,10 +61,22 @@ VLLM = Dialect(
         ),
         Signal.LATENCY: (Family("vllm:e2e_request_latency_seconds", versions="all"),),
     },
+    progress=(
+        Family("vllm:prompt_tokens_total", versions="all"),
+        Family("vllm:generation_tokens_total", versions="all"),
+        Family("vllm:request_success_total", versions="all; of whatever end"),
+    ),
+    sleep=_SLEEP,
     # OpenTelemetry and some managed services write `_` for `:`; Ray puts `ray_` in front.
     spellings=(("vllm:", "vllm_"), ("vllm:", "ray_vllm_"), ("vllm:", "ray_vllm:")),
     reserves_memory=True,
     # A NIM that runs vLLM prints vLLM's families and `num_request_max` beside them.
     supersedes=frozenset({"nim"}),
-    notes="`--disable-log-stats` turns all of these off: nothing can be known then.",
+    notes=(
+        "`--disable-log-stats` turns all of these off: nothing can be known then. In sleep mode"
+        " (levels 1 and 2) the gauges stand as the last step left them; queue depth, concurrency"
+        " and cache usage are read as 0. At level 0 requests are taken in and wait: that is no"
+        " sleep."
+        " A version that does not print its sleep state is awake."
+    ),
 )

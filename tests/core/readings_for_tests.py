@@ -1,13 +1,20 @@
 """Snapshots in few words."""
 
+from collections.abc import Sequence
+
+from keda_scaler.core import demand, readings
+from keda_scaler.core.activity import remember
+from keda_scaler.core.decision import Decision, decide
+from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Missing, Replica, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot
-from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
+from keda_scaler.core.trigger import Accepts, Metric, Trigger, parse_trigger
+from keda_scaler.core.waking import ask, loaded
 
 
 def trigger(**keys: str) -> Trigger:
-    return parse_trigger({"service": "llama", **keys}, Accepts())
+    return parse_trigger({"service": "llama", **keys}, Accepts(reports=True))
 
 
 def replica(
@@ -33,5 +40,31 @@ def replica(
     return ReplicaReadings(listed, values)
 
 
-def snapshot(*replicas: ReplicaReadings, listed_at: float | None = 0.0) -> Snapshot:
-    return Snapshot(replicas, listed_at)
+def snapshot(
+    *replicas: ReplicaReadings,
+    listed_at: float | None = 0.0,
+    demand: readings.Demand | None = None,
+) -> Snapshot:
+    return Snapshot(replicas, listed_at, demand=demand)
+
+
+def asked(requests: float = 0.0, at: float = 0.0, *, arrived: bool = False) -> readings.Demand:
+    """Build what a wake source says of requests that it holds."""
+    return readings.Demand(requests, requests, arrived, at)
+
+
+def decided(asks: Trigger, events: Sequence[tuple[float, Snapshot]], now: float) -> Decision:
+    """Replay changes of the snapshot as the store does, then decide."""
+    memory = Memory()
+    known = Snapshot()
+    for at, known in events:
+        memory = remember(memory, asks, known, at)
+        wanted = decide(asks, known, memory, at).wanted
+        memory = ask(memory, asks, wanted, loaded(known), at)
+    return decide(asks, known, memory, now)
+
+
+def reported(
+    metric: Metric, asks: Trigger, known: Snapshot, now: float, memory: Memory | None = None
+) -> demand.Report | Missing:
+    return demand.report(metric, asks, known, memory or Memory(), now)

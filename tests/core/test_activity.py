@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from keda_scaler.core.activity import Memory, Quiet, Unknown, Work, judge, remember
+from keda_scaler.core.activity import Quiet, Unknown, Work, judge, remember
+from keda_scaler.core.memory import Memory
 from keda_scaler.core.snapshot import Snapshot
 from readings_for_tests import replica, snapshot, trigger
 
@@ -108,7 +109,7 @@ def test_idleness_is_counted_from_where_proof_began() -> None:
     assert busy.idle_since is None
     assert remember(busy, trigger(), idle[2], 10.0).idle_since == 10.0
     doubt = remember(memory, trigger(), snapshot(replica("a", None), listed_at=6.0), 6.0)
-    assert doubt == Memory(known_until=6.0)
+    assert doubt == Memory(known_until=6.0, at_zero=False)
 
 
 def test_a_target_that_never_had_a_replica_is_idle_at_once() -> None:
@@ -148,3 +149,11 @@ def test_unknown_begins_when_knowledge_lapsed() -> None:
     unread = snapshot(replica("a", None), listed_at=50.0)
     assert remember(memory, trigger(), unread, 50.0).known_until == 15.0
     assert remember(memory, trigger(), unread, 4.0).known_until == 4.0
+
+
+def test_a_replica_that_vanishes_unread_is_not_idle_at_once() -> None:
+    """Nobody knows what it did: idleSeconds pass first."""
+    memory = remember(Memory(), trigger(), snapshot(replica("a", None)), 1.0)
+    memory = remember(memory, trigger(), snapshot(listed_at=2.0), 2.0)
+
+    assert memory.idle_since == 2.0

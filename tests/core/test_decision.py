@@ -7,33 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_scaler.core.activity import Memory, remember
 from keda_scaler.core.decision import (
-    Decision,
     Held,
     Reason,
     Reported,
     State,
     Unavailable,
-    decide,
 )
 from keda_scaler.core.readings import Engine, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import Snapshot
 from keda_scaler.core.trigger import Trigger
-from readings_for_tests import replica, snapshot, trigger
+from readings_for_tests import decided, replica, snapshot, trigger
 
 Events = list[tuple[float, Snapshot]]
 History = list[tuple[float, list[tuple[str, int | None, int, bool]], bool]]
-
-
-def decided(asks: Trigger, events: Events, now: float) -> Decision:
-    """Replay changes of the snapshot, then decide."""
-    memory = Memory()
-    known = Snapshot()
-    for at, known in events:
-        memory = remember(memory, asks, known, at)
-    return decide(asks, known, memory, now)
 
 
 def polls(

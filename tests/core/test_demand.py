@@ -7,22 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_scaler.core.demand import MAX_VALUE, MIN_OBSERVATIONS, Report, report, with_missing
+from keda_scaler.core.demand import MAX_VALUE, MIN_OBSERVATIONS, Report, with_missing
 from keda_scaler.core.readings import Distribution, Lacking, Missing, Quantiles, Replica
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot
 from keda_scaler.core.trigger import Metric, Trigger
 from keda_scaler.core.windows import Window
-from readings_for_tests import replica, snapshot, trigger
+from readings_for_tests import replica, reported, snapshot, trigger
 
 QUEUE = Metric(Signal.QUEUE_DEPTH, 5.0)
 MEMORY = Metric(Signal.GPU_MEMORY_PRESSURE, 0.8)
 
 
 def number(metric: Metric, asks: Trigger, known: Snapshot, now: float = 1.0) -> float:
-    reported = report(metric, asks, known, now)
-    assert isinstance(reported, Report)
-    return reported.number
+    found = reported(metric, asks, known, now)
+    assert isinstance(found, Report)
+    return found.number
 
 
 counts = st.floats(0, 1e6)
@@ -70,9 +70,9 @@ def test_no_replicas_is_zero() -> None:
 
 def test_no_answer_from_any_replica_is_missing() -> None:
     """If no replica answers, nothing is known, and nothing is made up."""
-    reported = report(QUEUE, trigger(), snapshot(replica("a", None), replica("b", None)), 1.0)
+    found = reported(QUEUE, trigger(), snapshot(replica("a", None), replica("b", None)), 1.0)
 
-    assert reported == Missing("a: no answer within 5 s")
+    assert found == Missing("a: no answer within 5 s")
 
 
 def test_a_stale_reading_counts_as_missing() -> None:
@@ -81,7 +81,7 @@ def test_a_stale_reading_counts_as_missing() -> None:
 
     assert number(QUEUE, trigger(), old_and_new, 14.9) == 4
     assert number(QUEUE, trigger(), old_and_new, 15.0) == 7
-    assert isinstance(report(QUEUE, trigger(), old_and_new, 25.0), Missing)
+    assert isinstance(reported(QUEUE, trigger(), old_and_new, 25.0), Missing)
 
 
 def test_terminating_replicas_ask_for_nothing() -> None:
@@ -109,10 +109,10 @@ def test_unknown_never_lowers(numbers: list[float], data: st.DataObject, target:
     listed = len(numbers)
     known = sum(numbers) - numbers[hidden]
 
-    reported = with_missing(known, listed - 1, listed, target)
+    total = with_missing(known, listed - 1, listed, target)
 
-    assert reported >= known
-    assert reported <= max(known, listed * target)
+    assert total >= known
+    assert total <= max(known, listed * target)
 
 
 @given(
@@ -127,11 +127,11 @@ def test_what_is_reported_is_finite_and_bounded(
         *(replica(str(i), n if answers else None) for i, (n, answers) in enumerate(replicas))
     )
 
-    reported = report(QUEUE, trigger(metricType=metric_type), known, 1.0)
+    found = reported(QUEUE, trigger(metricType=metric_type), known, 1.0)
 
-    if isinstance(reported, Report):
-        assert math.isfinite(reported.number)
-        assert 0 <= reported.number < MAX_VALUE
+    if isinstance(found, Report):
+        assert math.isfinite(found.number)
+        assert 0 <= found.number < MAX_VALUE
 
 
 TTFT = Metric(Signal.TTFT, 2.0)
@@ -154,16 +154,16 @@ def slow(
 
 
 def ttft(*replicas: ReplicaReadings, **keys: str) -> Report | Missing:
-    return report(TTFT, trigger(targetTtftSeconds="2", **keys), snapshot(*replicas), 11.0)
+    return reported(TTFT, trigger(targetTtftSeconds="2", **keys), snapshot(*replicas), 11.0)
 
 
 def test_a_latency_is_the_quantile_times_the_ready_replicas() -> None:
     """The HPA divides by the target and by its replicas, and shows the quantile."""
     loading = replica("c", None, ready=False)
-    reported = ttft(slow("a", finished=20), slow("b", finished=20), loading)
+    found = ttft(slow("a", finished=20), slow("b", finished=20), loading)
 
-    assert isinstance(reported, Report)
-    assert reported.number == pytest.approx(2 * 1.95)
+    assert isinstance(found, Report)
+    assert found.number == pytest.approx(2 * 1.95)
     by_value = ttft(slow("a", finished=20), slow("b", finished=20), metricType="Value")
     assert isinstance(by_value, Report)
     assert by_value.number == pytest.approx(1.95)
@@ -171,43 +171,43 @@ def test_a_latency_is_the_quantile_times_the_ready_replicas() -> None:
 
 def test_the_quantile_is_over_the_requests_of_all_replicas() -> None:
     """It is not a mean of quantiles: twenty slow ones among two hundred are the slowest tenth."""
-    reported = ttft(
+    found = ttft(
         slow("a", finished=180), slow("b", finished=20, seconds=2.5), latencyQuantile="0.9"
     )
 
-    assert isinstance(reported, Report)
-    assert reported.number == pytest.approx(2 * 2.0)
+    assert isinstance(found, Report)
+    assert found.number == pytest.approx(2 * 2.0)
 
 
 def test_a_latency_asks_for_at_most_twice_the_replicas() -> None:
     """Latency is not linear in replicas."""
-    reported = ttft(slow("a", finished=20, seconds=9.5), slow("b", finished=20, seconds=9.5))
+    found = ttft(slow("a", finished=20, seconds=9.5), slow("b", finished=20, seconds=9.5))
 
-    assert isinstance(reported, Report)
-    assert reported.number == 2 * 2 * 2.0
+    assert isinstance(found, Report)
+    assert found.number == 2 * 2 * 2.0
 
 
 def test_a_latency_beyond_the_last_bound_is_at_least_that() -> None:
     """The overflow bucket has no upper bound, and the text says so."""
-    reported = ttft(slow("a", finished=20, seconds=11))
+    found = ttft(slow("a", finished=20, seconds=11))
 
-    assert reported == Report(4.0, "at least 10 s")
+    assert found == Report(4.0, "at least 10 s")
 
 
 @pytest.mark.parametrize(("running", "value"), [(1, 2.0), (0, 0.0)])
 def test_too_few_requests_have_no_opinion(running: float, value: float) -> None:
     """No change while there is work, else 0, so that a latency never keeps idle replicas."""
-    reported = ttft(slow("a", finished=MIN_OBSERVATIONS - 1, running=running))
+    found = ttft(slow("a", finished=MIN_OBSERVATIONS - 1, running=running))
 
-    assert isinstance(reported, Report)
-    assert reported.number == value
-    assert reported.text == "fewer than 10 observed in 120 s"
+    assert isinstance(found, Report)
+    assert found.number == value
+    assert found.text == "fewer than 10 observed in 120 s"
 
 
 def test_a_latency_nobody_measures_is_missing() -> None:
     """Stale looks are as good as none."""
     assert isinstance(ttft(replica("a", None)), Missing)
-    old = report(TTFT, trigger(targetTtftSeconds="2"), snapshot(slow("a", finished=20)), now=25.0)
+    old = reported(TTFT, trigger(targetTtftSeconds="2"), snapshot(slow("a", finished=20)), now=25.0)
     assert isinstance(old, Missing)
 
 
@@ -216,9 +216,9 @@ def test_an_engine_that_lacks_a_signal_abstains() -> None:
     lacking = Lacking("llama.cpp does not expose gpu-memory-pressure")
     one = ReplicaReadings(Replica("a"), lacking={Signal.GPU_MEMORY_PRESSURE: lacking})
 
-    assert report(MEMORY, trigger(), snapshot(one), 1.0) == Report(0.0, lacking.reason)
+    assert reported(MEMORY, trigger(), snapshot(one), 1.0) == Report(0.0, lacking.reason)
     both = snapshot(one, replica("b", kv=0.5))
-    assert report(MEMORY, trigger(), both, 1.0) == Report(0.5)
+    assert reported(MEMORY, trigger(), both, 1.0) == Report(0.5)
 
 
 def test_a_summary_stands_for_a_histogram() -> None:
@@ -227,5 +227,5 @@ def test_a_summary_stands_for_a_histogram() -> None:
     known = replace(replica("a", at=10.0), quantiles={Signal.TTFT: points})
 
     assert ttft(known) == Report(1.5, "1.5 s")
-    old = report(TTFT, trigger(targetTtftSeconds="2"), snapshot(known), now=25.0)
+    old = reported(TTFT, trigger(targetTtftSeconds="2"), snapshot(known), now=25.0)
     assert isinstance(old, Missing)

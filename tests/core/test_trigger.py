@@ -89,8 +89,8 @@ def test_all_problems_are_reported_at_once() -> None:
             "endpoints": "http://192.168.0.1/metrics",
             "targetQueueDepth": "nan",
             "targetGpuMemoryPressure": "850%",
-            "engine": "reports",
-            "wakeFrom": "epp",
+            "engine": "vlm",
+            "wakeFrom": "gateway",
             "polSeconds": "3",
             "port": "http",
             "onUnknown": "zero",
@@ -101,9 +101,9 @@ def test_all_problems_are_reported_at_once() -> None:
     assert len(found) == 8
     assert "targetQueueDepth: got 'nan'; accepted: a number of requests from 0.001" in text
     assert "targetGpuMemoryPressure: got '850%'; accepted: a ratio from 0.001 to 1" in text
-    assert "engine: got 'reports'; accepted: auto, dynamo, llama.cpp, " in text
-    assert "trtllm-serve or vllm (reports is not supported yet)" in text
-    assert "wakeFrom: not supported yet" in text
+    assert "engine: got 'vlm'; accepted: auto, dynamo, llama.cpp, " in text
+    assert "trtllm-serve, vllm or reports" in text
+    assert "wakeFrom: got 'gateway'; accepted: envoy, epp, istio, " in text
     assert "polSeconds: unknown key; did you mean pollSeconds?" in text
     assert "port: only with service" in text
     assert "onUnknown: got 'zero'; accepted: hold or error" in text

@@ -16,12 +16,21 @@ from engine_pages import (
     sample,
 )
 from keda_scaler import engines
+from keda_scaler.core.names import ENGINES
 from keda_scaler.core.readings import Engine, Lacking, Missing, Value
 from keda_scaler.core.signals import LATENCIES, RATIOS, Signal
-from keda_scaler.core.trigger import ENGINES, Accepts, parse_trigger
+from keda_scaler.core.trigger import Accepts, parse_trigger
 from keda_scaler.engines import DIALECTS
 from keda_scaler.engines.devices import DeviceReadings
-from keda_scaler.engines.dialect import Absence, Counted, Dialect, Ratio, families, quantities
+from keda_scaler.engines.dialect import (
+    LARGEST_COUNT,
+    Absence,
+    Counted,
+    Dialect,
+    Ratio,
+    families,
+    quantities,
+)
 from keda_scaler.engines.exposition import parse_page
 
 BUSY = {
@@ -102,8 +111,10 @@ def test_tables_are_sound(dialect: Dialect) -> None:
             assert not isinstance(measure, Counted)
             assert all(quantity.highest == 1.0 for quantity in found), signal
         else:
-            assert all(quantity.highest == math.inf for quantity in found), signal
+            assert all(quantity.highest == LARGEST_COUNT for quantity in found), signal
     assert dialect.marks <= dialect.canonical.keys()
+    assert dialect.progress
+    assert all(family.versions and family.scale == 1.0 for family in dialect.progress)
     assert dialect.supersedes <= set(ENGINES)
 
 
@@ -167,7 +178,7 @@ def test_what_a_trigger_hears_of_its_engine() -> None:
 
     found, engine = engines.read(samples, trigger, nothing)
     assert found[Signal.CONCURRENCY] == Value(22.0, 7.0)
-    assert engine == Engine("tgi", reserves_memory=True)
+    assert engine == Engine("tgi", reserves_memory=True, progress=98.0)
     assert engines.read([], trigger, nothing) == (
         engines.missing("no series of a known engine"),
         None,

@@ -33,5 +33,8 @@ def test_every_family_is_in_its_chapter(dialect: Dialect) -> None:
             for family in histograms
         ]
         assert found == sorted(found)
+    for family in dialect.progress:
+        assert f"`{family.name}" in chapter.partition("- Progress: ")[2].partition("\n")[0]
+    assert ("- Asleep" in chapter) == (dialect.sleep is not None)
     assert dialect.notes in chapter
     assert f"engine: {dialect.name}`" in chapter

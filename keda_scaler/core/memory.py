@@ -1,0 +1,34 @@
+"""Memory: what one snapshot of a target cannot tell, carried from change to change."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What one snapshot cannot tell."""
+
+    known_until: float | None = None
+    """Until when activity is known, or was: then since when it is not. None: it never was."""
+
+    idle_since: float | None = None
+    """Since when proof of idleness has held without a gap; None: it does not hold."""
+
+    at_zero: bool = True
+    """Whether there was neither a replica nor work, for as long as we know."""
+
+    worked: bool = False
+    """Whether there was work since idleness was last proven for `idleSeconds`."""
+
+    lease_until: float | None = None
+    """When the lease ends or ended, in monotonic seconds; None: replicas answered since."""
+
+    asked: int = 0
+    """Replicas that the metrics asked for; see `keda_scaler.core.waking`."""
+
+    asked_at: float = -math.inf
+    """When so many were first asked for, in monotonic seconds."""
+
+    def leases(self, now: float) -> bool:
+        """Whether the lease runs."""
+        return self.lease_until is not None and now < self.lease_until

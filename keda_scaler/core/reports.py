@@ -1,0 +1,172 @@
+"""Reports: what gateways, queue workers and batch jobs state of their own ScaledObject.
+
+Rules
+1. A report is absolute, and replaces what the same reporter stated before: a repeated one changes
+   nothing, and a lost one is mended by the next.
+2. A report holds for as long as its reporter said. Silence after that is unknown, never zero.
+3. A reporter that fell silent while it had requests may have them still. As long as it is
+   remembered, the others' zeros prove nothing.
+
+Times are monotonic seconds of whoever keeps the reports.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from keda_scaler.core.readings import Missing
+from keda_scaler.errors import TooManyReportsError
+
+MAX_REPORTERS = 100
+"""Reporters of one ScaledObject: replicas of a gateway, workers of a queue."""
+
+MAX_REPORTED = 20_000
+"""ScaledObjects with reports: as many as targets."""
+
+SILENT_SECONDS = 300.0
+"""How long a reporter that fell silent with requests is remembered: a pod that crashed is back by
+then, and one that is gone for good does not keep a model awake for ever."""
+
+SWEEP_SECONDS = 10.0
+"""How often all that is forgotten is let go of."""
+
+NO_REPORT = "no report, or none within its ttlSeconds"
+
+ScaledObject = tuple[str, str]
+"""Namespace and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one reporter states."""
+
+    namespace: str
+    name: str
+    """Of the ScaledObject."""
+
+    reporter: str
+    """Who states it; unique among the reporters of the ScaledObject."""
+
+    waiting: int
+    """Requests that no replica has yet; at least 0."""
+
+    running: int
+    """Requests that a replica works on; at least 0."""
+
+    ttl_seconds: float
+    """How long it holds, unless the reporter states something else before."""
+
+    @property
+    def about(self) -> ScaledObject:
+        """The ScaledObject it is about."""
+        return self.namespace, self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What a reporter stated last."""
+
+    waiting: int
+    running: int
+    expires_at: float
+
+    @property
+    def forgotten_at(self) -> float:
+        """When it stops to matter. Silence after a zero says nothing."""
+        return self.expires_at + (SILENT_SECONDS if self.waiting or self.running else 0.0)
+
+
+Statements = Mapping[str, Statement]
+"""What each reporter of a ScaledObject stated last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What all reporters of a ScaledObject state together."""
+
+    waiting: int
+    running: int
+    at: float
+    """As of when it is confirmed, in monotonic seconds."""
+
+
+def tally(statements: Statements, now: float, at: float) -> Tally | Missing:
+    """Add up what is stated at `now`, as far as it was known at `at`."""
+    live = [each for each in statements.values() if now < each.expires_at]
+    waiting, running = sum(each.waiting for each in live), sum(each.running for each in live)
+    if waiting or running:
+        return Tally(waiting, running, at)
+    for reporter, each in sorted(statements.items()):
+        if each.expires_at <= now < each.forgotten_at:
+            return Missing(f"reporter {reporter} fell silent")
+    return Tally(0, 0, at) if live else Missing(NO_REPORT)
+
+
+def next_change(statements: Statements, now: float) -> float | None:
+    """Say when time alone may change the tally next; None: never."""
+    times = (time for each in statements.values() for time in (each.expires_at, each.forgotten_at))
+    return min((time for time in times if time > now), default=None)
+
+
+class Ledger:
+    """What every reporter of every ScaledObject stated last."""
+
+    def __init__(self) -> None:
+        self._statements: dict[ScaledObject, dict[str, Statement]] = {}
+        self._swept_at = -math.inf
+
+    def __len__(self) -> int:
+        return len(self._statements)
+
+    def statements(self, about: ScaledObject) -> Statements:
+        """Give what is stated of a ScaledObject."""
+        return self._statements.get(about, {})
+
+    def state(self, reports: Iterable[Report], now: float) -> list[ScaledObject]:
+        """Take reports in, all or none; give the ScaledObjects that they are about.
+
+        Of several reports of one reporter about the same ScaledObject the last one counts.
+
+        Raises:
+            TooManyReportsError: when a cap is reached.
+
+        """
+        self._sweep(now)
+        changed: dict[ScaledObject, dict[str, Statement]] = {}
+        for report in reports:
+            if report.about not in changed:
+                changed[report.about] = _remembered(self.statements(report.about), now)
+            known = changed[report.about]
+            expires_at = now + report.ttl_seconds
+            known[report.reporter] = Statement(report.waiting, report.running, expires_at)
+            if len(known) > MAX_REPORTERS:
+                raise too_many_reporters(report.about)
+        new = sum(about not in self._statements for about in changed)
+        if new and len(self) + new > MAX_REPORTED:
+            raise too_many_reported()
+        self._statements |= changed
+        return list(changed)
+
+    def _sweep(self, now: float) -> None:
+        if now < self._swept_at + SWEEP_SECONDS:
+            return
+        self._swept_at = now
+        known = ((about, _remembered(each, now)) for about, each in self._statements.items())
+        self._statements = {about: statements for about, statements in known if statements}
+
+
+def _remembered(statements: Statements, now: float) -> dict[str, Statement]:
+    return {reporter: each for reporter, each in statements.items() if now < each.forgotten_at}
+
+
+def too_many_reporters(about: ScaledObject) -> TooManyReportsError:
+    """Say that a ScaledObject has too many reporters."""
+    return TooManyReportsError(
+        f"{about[0]}/{about[1]} would have more than {MAX_REPORTERS} reporters; "
+        "give each a name that it keeps"
+    )
+
+
+def too_many_reported() -> TooManyReportsError:
+    """Say that too many ScaledObjects have reports."""
+    return TooManyReportsError(f"more than {MAX_REPORTED} ScaledObjects would have reports")

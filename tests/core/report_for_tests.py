@@ -1,0 +1,13 @@
+"""A report in few words."""
+
+from keda_scaler.core.reports import Report
+
+
+def report(
+    reporter: str = "a",
+    waiting: int = 0,
+    running: int = 0,
+    ttl: float = 30,
+    name: str = "llama",
+) -> Report:
+    return Report("models", name, reporter, waiting, running, ttl)
