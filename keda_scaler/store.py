@@ -9,15 +9,17 @@ Rules
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from keda_scaler.core.activity import Memory, remember
+from keda_scaler.core.activity import remember
 from keda_scaler.core.decision import Decision, State, decide
-from keda_scaler.core.readings import Engine, Readings, Replica
+from keda_scaler.core.memory import Memory
+from keda_scaler.core.readings import Demand, Engine, Missing, Readings, Replica
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
 from keda_scaler.core.trigger import Trigger
-from keda_scaler.errors import TooManyTargetsError
+from keda_scaler.core.waking import ask, loaded
+from keda_scaler.errors import TooManyTargetsError, TriggerError
 from keda_scaler.sources.sink import Clock
 
 MAX_TARGETS = 20_000
@@ -52,6 +54,8 @@ class Target:
         """When somebody last asked, in monotonic seconds."""
         self.streams = 0
         """Streams that are open on this target."""
+        self.closed = False
+        """Whether it is no longer followed: nothing that it says is true any more."""
         self.first_reading = asyncio.Event()
         """Set when there is an answer, or when waiting for one is pointless."""
         self.rendered: object = None
@@ -61,6 +65,9 @@ class Target:
         self._replicas: dict[str, ReplicaReadings] = {}
         self._listed_at: float | None = None
         self._problem: str | None = None
+        self._demand: Demand | None = None
+        self._demand_problem: str | None = None
+        self._demanded_at = 0.0
         self._memory = Memory()
         self._decision: Decision | None = None
         self._observed: Decision | None = None
@@ -73,7 +80,18 @@ class Target:
     def snapshot(self) -> Snapshot:
         """All readings of this instant."""
         ordered = sorted(self._replicas.items())
-        return Snapshot(tuple(known for _, known in ordered), self._listed_at, self._problem)
+        return Snapshot(
+            tuple(known for _, known in ordered),
+            self._listed_at,
+            self._problem,
+            self._demand,
+            self._demand_problem,
+        )
+
+    @property
+    def is_waking(self) -> bool:
+        """See `WakeSink.is_waking`."""
+        return not self.decision().answering
 
     def listed(self, replicas: Sequence[Replica], at: float) -> None:
         """See `Sink.listed`."""
@@ -100,6 +118,26 @@ class Target:
             return
         window = self.trigger.latency_window_seconds
         self._replicas[replica] = absorb(before, readings, engine, window)
+        self._update()
+
+    def demanded(self, demand: Demand | Missing) -> None:
+        """See `WakeSink.demanded`.
+
+        What says the same as before is taken in no more often than replicas are read: with
+        thousands of targets at zero there are thousands a second.
+        """
+        before = self._demand
+        if isinstance(demand, Missing):
+            same = self._demand_problem == demand.reason
+            self._demand_problem = demand.reason
+        else:
+            same = before is not None and self._demand_problem is None and not demand.arrived
+            same = same and before == replace(demand, at=before.at if before else 0.0)
+            self._demand, self._demand_problem = demand, None
+        often = min(self.trigger.poll_seconds, self.trigger.stale_after / 3)
+        if same and self._clock() < self._demanded_at + often:
+            return
+        self._demanded_at = self._clock()
         self._update()
 
     def decision(self) -> Decision:
@@ -136,8 +174,30 @@ class Target:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
+    @contextlib.contextmanager
+    def streamed(self) -> Iterator[None]:
+        """Count a stream that is open on this target."""
+        self.streams += 1
+        try:
+            yield
+        finally:
+            self.streams -= 1
+
+    def change(self, trigger: Trigger) -> None:
+        """Take another trigger. What was read and what is remembered stays.
+
+        The next `decision()` is made by it; somebody has to ask for it, so that streams hear of it.
+        """
+        if trigger == self.trigger:
+            return
+        self.trigger = trigger
+        self.rendered = self._paired = self._decision = None
+        self._memory = remember(self._memory, trigger, self.snapshot, self._clock())
+
     def close(self) -> None:
         """Stop the timer, and wake those who wait."""
+        self.closed = True
+        self.first_reading.set()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -148,6 +208,8 @@ class Target:
         snapshot = self.snapshot
         self._memory = remember(self._memory, self.trigger, snapshot, self._clock())
         tried = self._problem is not None or self._listed_at is not None
+        if self.trigger.wake_from is not None:
+            tried = tried and not (self._demand is None and self._demand_problem is None)
         if tried and all(known.was_tried for known in snapshot.replicas):
             self.first_reading.set()
         self._decide(snapshot)
@@ -158,8 +220,11 @@ class Target:
 
     def _decide(self, snapshot: Snapshot | None = None) -> Decision:
         now = self._clock()
-        decision = decide(self.trigger, snapshot or self.snapshot, self._memory, now)
+        snapshot = snapshot or self.snapshot
+        decision = decide(self.trigger, snapshot, self._memory, now)
         self._decision = decision
+        ready = loaded(snapshot)
+        self._memory = ask(self._memory, self.trigger, decision.wanted, ready, now)
         self._schedule(decision.until - now)
         if decision.state is not State.UNKNOWN:
             self.first_reading.set()
@@ -174,6 +239,8 @@ class Target:
         """Decide anew when time alone may change the decision, so that streams hear of it."""
         if self._timer is not None:
             self._timer.cancel()
+        if self.closed:
+            return
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(min(seconds, FORGET_SECONDS), self._decide)
 
@@ -186,15 +253,14 @@ def told(decision: Decision) -> tuple[object, ...]:
     )
 
 
+Follow = Callable[[Target], Callable[[], None]]
+"""Starts what reads a target; gives what stops it."""
+
+
 class Store:
     """All targets. `follow` is called with every new one and starts what reads it."""
 
-    def __init__(
-        self,
-        follow: Callable[[Target], Callable[[], None]],
-        observe: Observer,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, follow: Follow, observe: Observer, clock: Clock) -> None:
         self._follow = follow
         self._observe = observe
         self._clock = clock
@@ -203,9 +269,9 @@ class Store:
     def __len__(self) -> int:
         return len(self._targets)
 
-    def states(self) -> list[State]:
-        """Give the state of every target."""
-        return [target.decision().state for target, _ in self._targets.values()]
+    def decisions(self) -> list[Decision]:
+        """Give the decision of every target."""
+        return [target.decision() for target, _ in self._targets.values()]
 
     def find(self, key: Key) -> Target | None:
         """Find a target that is followed; None: it is not."""
@@ -234,10 +300,25 @@ class Store:
                 stop()
                 target.close()
 
-    def wake(self) -> None:
-        """Wake everybody who waits for a change of any target."""
-        for target, _ in self._targets.values():
-            target.wake()
+    def keys(self) -> list[Key]:
+        """Give the key of every target."""
+        return list(self._targets)
+
+    def follow_anew(self, parse: Callable[[Key], Trigger], follow: Follow) -> None:
+        """Follow every target in another way and by a trigger that is parsed anew.
+
+        `parse` raises `TriggerError` for a trigger that is refused: its target is dropped.
+        """
+        self._follow = follow
+        for key, (target, stop) in list(self._targets.items()):
+            stop()
+            try:
+                target.change(parse(key))
+            except TriggerError:
+                del self._targets[key]
+                target.close()
+            else:
+                self._targets[key] = (target, follow(target))
 
     def close(self) -> None:
         """Drop every target."""

@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from keda_scaler import engines, store
-from keda_scaler.core.decision import Decision, Reason, Reported, State
-from keda_scaler.core.readings import Readings, Replica, Value
+from keda_scaler.core.decision import Decision, Reason, Reported, State, decide
+from keda_scaler.core.readings import Demand, Engine, Missing, Readings, Replica, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Accepts, parse_trigger
 from keda_scaler.errors import TooManyTargetsError
 from keda_scaler.store import FORGET_SECONDS, PAIR_SECONDS, Store, Target
+from keda_scaler.telemetry import Telemetry
 
 METADATA = {"service": "llama", "idleSeconds": "10"}
 TRIGGER = parse_trigger(METADATA, Accepts())
@@ -251,3 +254,72 @@ async def test_closing_stops_everything(fleet: Fleet) -> None:
 
     assert fleet.stopped == ["one"]
     assert len(fleet.store) == 0
+
+
+async def test_what_the_gateway_says_is_part_of_the_decision(fleet: Fleet) -> None:
+    """A request there wakes; what it fails to say is unknown, and named."""
+    trigger = parse_trigger(METADATA | {"wakeFrom": "epp", "wakeService": "epp"}, Accepts())
+    target = fleet.store.follow(b"w", "default", "llama", trigger)
+    target.listed([], fleet.clock.now)
+    assert not target.first_reading.is_set()
+    target.demanded(Missing("cannot connect: refused"))
+    assert target.decision().text.endswith("epp: cannot connect: refused")
+    assert target.is_waking
+
+    target.demanded(Demand(0.0, 0.0, arrived=True, at=fleet.clock.now))
+    assert target.decision().reason is Reason.WAKING
+    target.listed([Replica("a")], fleet.clock.now)
+    target.read("a", reading(0, fleet.clock.now))
+    assert target.decision().reason is Reason.WORK  # a request has just arrived
+    assert not target.is_waking
+
+
+async def test_a_stuck_replica_is_counted_and_named_in_the_log(fleet: Fleet) -> None:
+    """Somebody has to restart it."""
+    telemetry = Telemetry()
+    store = Store(lambda _: lambda: None, telemetry.decided, fleet.clock)
+    telemetry.count_targets(store.decisions)
+    trigger = parse_trigger(METADATA | {"stuckSeconds": "60"}, Accepts())
+    target = store.follow(b"s", "default", "llama", trigger)
+    engine = Engine("vllm", reserves_memory=True, progress=7.0)
+    with capture_logs() as lines:
+        for _ in range(8):
+            target.listed([Replica("a")], fleet.clock.now)
+            target.read("a", reading(2, fleet.clock.now), engine)
+            fleet.clock.now += 10
+
+    assert target.decision().reason is Reason.STUCK
+    assert b"keda_scaler_stuck_replicas 1.0" in telemetry.exposition()
+    assert sum("a is stuck" in str(line.get("text")) for line in lines) == 1
+    store.close()
+
+
+async def test_a_gateway_that_says_the_same_costs_nothing_each_second(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is taken in as often as replicas are read, so that nothing lapses; a change is at once."""
+    decided = 0
+
+    def counting(*given: Any) -> Decision:
+        nonlocal decided
+        decided += 1
+        return decide(*given)
+
+    monkeypatch.setattr(store, "decide", counting)
+    trigger = parse_trigger(METADATA | {"wakeFrom": "epp", "wakeService": "epp"}, Accepts())
+    target = fleet.store.follow(b"w", "default", "llama", trigger)
+    target.listed([], fleet.clock.now)
+    target.demanded(Demand(0.0, 0.0, arrived=False, at=fleet.clock.now))
+    assert target.decision().state is State.IDLE
+    decided = 0
+    for _ in range(60):
+        fleet.clock.now += 1
+        if fleet.clock.now % 5 == 0:
+            target.listed([], fleet.clock.now)
+        target.demanded(Demand(0.0, 0.0, arrived=False, at=fleet.clock.now))
+        assert target.decision().state is State.IDLE
+    assert decided <= 30
+
+    fleet.clock.now += 1
+    target.demanded(Demand(0.0, 0.0, arrived=True, at=fleet.clock.now))
+    assert target.decision().reason is Reason.WAKING

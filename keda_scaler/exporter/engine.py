@@ -9,6 +9,7 @@ from keda_scaler.core.readings import Missing, Readings, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.engines.dialect import Dialect
 from keda_scaler.engines.exposition import parse_page
+from keda_scaler.engines.page import read_page
 from keda_scaler.engines.samples import Sample
 from keda_scaler.errors import PageError
 from keda_scaler.sources.endpoints import Pages
@@ -110,7 +111,7 @@ def to_answer(samples: Collection[Sample], engine: str, model: str | None) -> En
     if len(named) > MAX_MODELS:
         raise PageError(f"the page has more than {MAX_MODELS} models")
     names = sorted(named) if model is None else [model]
-    by_model = {name: dialect.readings(samples, name or None) for name in names}
+    by_model = {name: read_page(dialect, samples, name or None)[0] for name in names}
     return EngineAnswer(
         dialect.name,
         tuple(_load(name or None, readings) for name, readings in by_model.items()),

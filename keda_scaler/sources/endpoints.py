@@ -6,13 +6,12 @@ and backs off when its page fails; a replica that becomes ready is read at once.
 
 import asyncio
 import contextlib
+import os
 import random
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
-from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -26,9 +25,9 @@ from keda_scaler.engines.devices import device_readings
 from keda_scaler.engines.exposition import parse_page
 from keda_scaler.engines.samples import Sample
 from keda_scaler.errors import PageError, SourceError
-from keda_scaler.sources.kubernetes import Endpoint, Listing, ServiceDirectory
+from keda_scaler.sources.kubernetes import Endpoint, Listing, ServiceDirectory, judged
 from keda_scaler.sources.localgpus import LocalGpus
-from keda_scaler.sources.sink import Clock, Sink
+from keda_scaler.sources.sink import Clock, Recorder, Sink
 
 PAGE_SECONDS = 5.0
 """Longest time for one page. A busy engine answers late; a reading older than this is of no use."""
@@ -43,13 +42,6 @@ MAX_BACKOFF_SECONDS = 15.0
 """Longest pause after failures: a replica that answers again is noticed within this."""
 
 _CHUNK = 1 << 16
-
-
-class Recorder(Protocol):
-    """What is told of every reading; see `Telemetry.read`."""
-
-    def __call__(self, source: str, result: str, seconds: float) -> None:
-        """Count one reading."""
 
 
 class CheckedResolver(AbstractResolver):
@@ -126,9 +118,17 @@ class Pages:
         except TimeoutError:
             raise SourceError(f"no answer within {PAGE_SECONDS:g} s") from None
         except aiohttp.ClientConnectorError as error:
-            raise SourceError(f"cannot connect: {error.os_error.strerror or 'refused'}") from error
+            raise SourceError(f"cannot connect: {_why(error)}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise SourceError(f"cannot read the page: {type(error).__name__}") from error
+
+
+def _why(error: aiohttp.ClientConnectorError) -> str:
+    """Say why there is no connection; the system's own text names the address, ours does not."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return error.os_error.strerror or "the name cannot be resolved"
+    number = error.os_error.errno
+    return os.strerror(number) if number else "no address answers"
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
@@ -201,16 +201,9 @@ class EndpointsSource:
         async with self._directory.follow(namespace) as view:
             while True:
                 if view.was_tried:
-                    yield self._allowed(view.endpoints(trigger.service, trigger.port, path))
+                    listing = view.endpoints(trigger.service, trigger.port, path)
+                    yield judged(listing, self._rules.allows_listed)
                 await view.changed(trigger.poll_seconds)
-
-    def _allowed(self, listing: Listing | Missing) -> Listing | Missing:
-        """Refuse addresses that an endpoint of a Service must not have."""
-        if isinstance(listing, Listing):
-            for endpoint in listing.endpoints:
-                if not self._rules.allows_listed(urlsplit(endpoint.url).hostname or ""):
-                    return Missing(f"the address of {endpoint.replica.name} is not allowed")
-        return listing
 
 
 def _follow(

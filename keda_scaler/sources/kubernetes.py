@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
@@ -54,6 +55,15 @@ class Listing:
 
     at: float
     """Monotonic seconds as of which this is confirmed: now, while the watch is connected."""
+
+
+def judged(listing: Listing | Missing, allows: Callable[[str], bool]) -> Listing | Missing:
+    """Refuse a list with an address that may not be read: without it the list would hide work."""
+    if isinstance(listing, Listing):
+        for endpoint in listing.endpoints:
+            if not allows(urlsplit(endpoint.url).hostname or ""):
+                return Missing(f"the address of {endpoint.replica.name} is not allowed")
+    return listing
 
 
 class ServiceDirectory:

@@ -97,6 +97,25 @@ class Pin:
         """Give a sample's time in monotonic seconds; one of the future is taken at the instant."""
         return self.at - max(0.0, self.unix - unix)
 
+    def check(self, limit: float, now: float) -> None:
+        """Refuse a Prometheus of whose data nobody can tell whether they are of the last `limit`
+        seconds (`staleSeconds`); `now` is in monotonic seconds.
+
+        Raises:
+            SourceError: with what is wrong.
+
+        """
+        if self.skew > limit:
+            raise SourceError(
+                "the clocks of Prometheus and of this server differ by more than staleSeconds "
+                f"({limit:g})"
+            )
+        if now - self.to_monotonic(self.newest) > limit:
+            raise SourceError(
+                f"the newest sample of Prometheus is older than staleSeconds ({limit:g}); "
+                "staleSeconds must exceed its scrape interval"
+            )
+
 
 class Prometheus:
     """One Prometheus, shared by the targets that read from it. Used from the loop's thread."""
@@ -270,6 +289,9 @@ def _parse(result: Sequence[Any]) -> list[Series]:
             f"Prometheus answered more than {MAX_SERIES} series; narrow with selector"
         )
     try:
+        if result and not isinstance(result[0], dict):  # of a scalar, not of a vector
+            unix, number = result
+            return [_series({"metric": {}, "value": [unix, number]})]
         return [_series(entry) for entry in result]
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise SourceError("the answer is not one of Prometheus' API") from error

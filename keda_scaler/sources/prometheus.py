@@ -22,25 +22,22 @@ import structlog
 
 from keda_scaler import engines
 from keda_scaler.core.addresses import AddressRules
+from keda_scaler.core.matchers import quote
 from keda_scaler.core.readings import Lacking, Replica
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
-from keda_scaler.core.values import quote
 from keda_scaler.engines import devices
 from keda_scaler.engines.devices import DeviceReadings
 from keda_scaler.engines.samples import Sample
 from keda_scaler.errors import SourceError
 from keda_scaler.sources.promapi import Pin, Prometheus, PrometheusServer, Series
 from keda_scaler.sources.promreplicas import REMEMBERED_SECONDS, Part, Roster, Scrape
-from keda_scaler.sources.sink import Clock, Sink
+from keda_scaler.sources.sink import Clock, Recorder, Sink
 
 __all__ = ["PrometheusServer", "PrometheusSource", "pause"]
 
 MAX_BACKOFF_SECONDS = 15.0
 """Longest pause after failures."""
-
-Record = Callable[[str, str, float], None]
-"""Is told of every poll: source, result, seconds."""
 
 _log = structlog.get_logger(__name__)
 
@@ -55,7 +52,7 @@ class PrometheusSource:
         *,
         clock: Clock = time.monotonic,
         wall: Callable[[], float] = time.time,
-        record: Record | None = None,
+        record: Recorder | None = None,
     ) -> None:
         """Take the servers by the names that triggers use, and the rules for `serverAddress`.
 
@@ -70,7 +67,7 @@ class PrometheusSource:
 
     async def run(self, namespace: str, trigger: Trigger, sink: Sink) -> None:
         """Poll for one target until cancelled. Failures are told to the sink."""
-        with self._borrowed(trigger) as prometheus:
+        with self.borrow(trigger) as prometheus:
             target = _Target(namespace, trigger, sink, prometheus, self._clock)
             failures = 0
             while True:
@@ -87,7 +84,7 @@ class PrometheusSource:
             shared.prometheus.close()
 
     @contextmanager
-    def _borrowed(self, trigger: Trigger) -> Iterator[Prometheus]:
+    def borrow(self, trigger: Trigger) -> Iterator[Prometheus]:
         """Lend the Prometheus of a trigger. Targets share it; the last one closes it."""
         if trigger.prometheus is not None:
             server, rules = self._servers[trigger.prometheus], None
@@ -188,15 +185,15 @@ class _Target:
 
     async def _read(self) -> None:
         pin = await self._prometheus.pin()
-        self._check(pin)
+        pin.check(self._trigger.stale_after, self._clock())
         if self._clock() - self._listed_at > self._window:
             hour = f"last_over_time({self._engine_series}[{REMEMBERED_SECONDS:.0f}s])"
             found = await self._prometheus.query(hour, pin.unix)
-            self._roster.remember((_sample(series, pin) for series in found), self._clock())
+            self._roster.remember((sample_of(series, pin) for series in found), self._clock())
         found = await self._prometheus.query(f"{self._engine_series}[{self._window}s]", pin.unix)
         up = await self._prometheus.query(self._up_series, pin.unix)
         replicas = self._roster.replicas(
-            [_sample(series, pin) for series in found],
+            [sample_of(series, pin) for series in found],
             [_scrape(series) for series in up],
             self._clock(),
             await self._gpus(pin),
@@ -215,24 +212,12 @@ class _Target:
         samples: list[Sample] = []
         for matchers in self._gpu_series:
             found = await self._prometheus.query(f"{matchers}[{self._window}s]", pin.unix)
-            samples += [_sample(series, pin) for series in found]
+            samples += [sample_of(series, pin) for series in found]
         return devices.by_pod(samples, self._namespace)
 
-    def _check(self, pin: Pin) -> None:
-        limit = self._trigger.stale_after
-        if pin.skew > limit:
-            raise SourceError(
-                "the clocks of Prometheus and of this server differ by more than staleSeconds "
-                f"({limit:g})"
-            )
-        if self._clock() - pin.to_monotonic(pin.newest) > limit:
-            raise SourceError(
-                f"the newest sample of Prometheus is older than staleSeconds ({limit:g}); "
-                "staleSeconds must exceed its scrape interval"
-            )
 
-
-def _sample(series: Series, pin: Pin) -> Sample:
+def sample_of(series: Series, pin: Pin) -> Sample:
+    """Make a sample of a series."""
     labels = {name: value for name, value in series.labels.items() if name != "__name__"}
     name = series.labels.get("__name__", "")
     return Sample(name, labels, series.number, pin.to_monotonic(series.unix))

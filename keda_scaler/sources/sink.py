@@ -3,10 +3,17 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from keda_scaler.core.readings import Engine, Readings, Replica
+from keda_scaler.core.readings import Demand, Engine, Missing, Readings, Replica
 
 Clock = Callable[[], float]
 """Gives monotonic seconds."""
+
+
+class Recorder(Protocol):
+    """What is told of every poll; see `Telemetry.read`."""
+
+    def __call__(self, source: str, result: str, seconds: float) -> None:
+        """Count one poll."""
 
 
 class Sink(Protocol):
@@ -26,3 +33,18 @@ class Sink(Protocol):
 
         `engine` is the one that the poll found; None: it could not tell.
         """
+
+
+class WakeSink(Protocol):
+    """What one target's wake source may do to the store; likewise."""
+
+    @property
+    def is_waking(self) -> bool:
+        """Whether no replica answers now, so that every second counts."""
+
+    def demanded(self, demand: Demand | Missing) -> None:
+        """Say what the wake source gave at its latest poll, or why it gave nothing."""
+
+
+class TargetSink(Sink, WakeSink, Protocol):
+    """What all sources of one target may do to the store."""

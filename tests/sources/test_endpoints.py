@@ -1,99 +1,27 @@
 """Endpoints: pages read directly, over real HTTP."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from endpoint_reading import reading, serving
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.readings import Engine, Missing, Readings, Replica, Value
+from keda_scaler.core.readings import Replica, Value
 from keda_scaler.core.signals import Signal
-from keda_scaler.core.trigger import Accepts, parse_trigger
 from keda_scaler.sim.kubernetes import SimulatedCluster, SimulatedEndpoint
 from keda_scaler.sim.model import EngineModel
 from keda_scaler.sim.requests import Request
 from keda_scaler.sim.server import FailureMode, SimulatedEngine
 from keda_scaler.sources import endpoints
-from keda_scaler.sources.endpoints import MAX_PAGE_BYTES, EndpointsSource, pause
+from keda_scaler.sources.endpoints import MAX_PAGE_BYTES, pause
 from keda_scaler.sources.kubernetes import ServiceDirectory, at_url
 
 CAPTURES = Path(__file__).parent.parent / "captures"
 SLOW = EngineModel(max_num_seqs=1, step_seconds=100.0)
 """An engine in which nothing finishes during a test."""
-
-LOOPBACK = AddressRules.parse(["127.0.0.0/8"])
-
-
-@dataclass
-class Notebook:
-    """A sink that writes down what it is told."""
-
-    listings: list[tuple[Replica, ...]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    readings: dict[str, Readings] = field(default_factory=dict)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def listed(self, replicas: Sequence[Replica], at: float) -> None:
-        self.listings.append(tuple(replicas))
-        self.news.set()
-
-    def unlisted(self, reason: str) -> None:
-        self.problems.append(reason)
-        self.news.set()
-
-    def read(self, replica: str, readings: Readings, engine: Engine | None = None) -> None:
-        self.readings[replica] = readings
-        self.news.set()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():
-                self.news.clear()
-                await self.news.wait()
-
-    def queue(self, replica: str) -> float | str | None:
-        reading = self.readings.get(replica, {}).get(Signal.QUEUE_DEPTH)
-        if isinstance(reading, Value):
-            return reading.number
-        return reading.reason if isinstance(reading, Missing) else None
-
-
-@contextlib.asynccontextmanager
-async def reading(
-    metadata: dict[str, str],
-    rules: AddressRules = LOOPBACK,
-    directory: ServiceDirectory | None = None,
-) -> AsyncIterator[Notebook]:
-    directory = directory or ServiceDirectory()
-    source = EndpointsSource(rules, directory, lambda *_: None)
-    trigger = parse_trigger(metadata, Accepts(addresses=rules))
-    notebook = Notebook()
-    task = asyncio.create_task(source.run("default", trigger, notebook))
-    try:
-        yield notebook
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await source.aclose()
-        await directory.aclose()
-
-
-@contextlib.asynccontextmanager
-async def serving(
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
-) -> AsyncIterator[str]:
-    app = web.Application()
-    app.router.add_get("/metrics", handler)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}/metrics"
-    await runner.cleanup()
-
 
 Pod = tuple[str, SimulatedEngine, bool, bool]
 """Name, engine, ready, terminating."""
