@@ -13,19 +13,24 @@ import structlog
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.trigger import Accepts
 from keda_scaler.errors import SettingsError
+from keda_scaler.reload import Reloader
 from keda_scaler.rpc.server import Server
 from keda_scaler.rpc.servicer import Servicer
-from keda_scaler.settings import Settings
+from keda_scaler.settings import Origin, Settings
 from keda_scaler.sim.load import Arrivals, Wave, drive
 from keda_scaler.sim.server import SimulatedEngine
 from keda_scaler.sources.endpoints import EndpointsSource
+from keda_scaler.sources.gateways import GatewaysSource
 from keda_scaler.sources.kubernetes import ServiceDirectory
 from keda_scaler.sources.promapi import PrometheusServer
 from keda_scaler.sources.prometheus import PrometheusSource
+from keda_scaler.sources.reports import MemoryReports, Reports, ReportsSource
 from keda_scaler.sources.supervisor import Supervisor
-from keda_scaler.store import Store, Target
+from keda_scaler.store import Follow, Store, Target
 from keda_scaler.telemetry import Telemetry
+from keda_scaler.web.reports import ReportsApi
 from keda_scaler.web.server import WebServer
+from keda_scaler.web.tokens import Tokens
 
 DEMO_HOST = "127.0.0.1"
 DEMO_PORT = 18000
@@ -40,9 +45,20 @@ _log = structlog.get_logger()
 class App:
     """The whole scaler, as an async context manager: serving inside, drained after."""
 
-    def __init__(self, settings: Settings, directory: ServiceDirectory | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        directory: ServiceDirectory | None = None,
+        origin: Origin | None = None,
+    ) -> None:
+        """Take the settings, and where they can be read again; None: they never change."""
         self._settings = settings
+        self._origin = origin
         self._directory = directory or ServiceDirectory()
+        self._telemetry = Telemetry()
+        self._supervisors: list[Supervisor] = []
+        self._reports: Reports = MemoryReports()
+        self._reloader: Reloader | None = None
         self._exits = contextlib.AsyncExitStack()
         self._serving = False
         self.grpc_port = 0
@@ -65,32 +81,29 @@ class App:
     async def _start(self, exits: contextlib.AsyncExitStack) -> None:
         """Start from the world inwards; what is pushed last stops first."""
         settings = self._settings
-        telemetry = Telemetry()
-        allowed = [*settings.allow_address, *([DEMO_HOST] if settings.demo else [])]
-        rules = AddressRules.parse(allowed)
-        servers = {
-            name: PrometheusServer(**server.model_dump())
-            for name, server in settings.prometheus.items()
-        }
+        telemetry = self._telemetry
         exits.push_async_callback(self._directory.aclose)
-        supervisor = Supervisor(
-            EndpointsSource(rules, self._directory, telemetry.read),
-            PrometheusSource(servers, rules, record=telemetry.read),
-        )
-        exits.push_async_callback(supervisor.aclose)
-        store = Store(_follow_with(supervisor), telemetry.decided, time.monotonic)
+        self._reports = await asyncio.to_thread(_reports_keeper, settings)
+        exits.push_async_callback(self._reports.aclose)
+        exits.push_async_callback(self._unsupervise, self._supervisors)
+        store = Store(self._follow_by(settings), telemetry.decided, time.monotonic)
         exits.callback(store.close)
-        telemetry.count_targets(store.states)
+        telemetry.count_targets(store.decisions)
         if settings.demo:
             await exits.enter_async_context(embedded_engine())
         exits.push_async_callback(_cancel, asyncio.create_task(_sweep(store), name="sweep"))
-        web = WebServer(settings.http_address, telemetry, lambda: self._serving)
+        reports_api = await asyncio.to_thread(_reports_api, settings, self._reports)
+        web = WebServer(settings.http_address, telemetry, lambda: self._serving, reports_api)
         await web.start()
         exits.push_async_callback(web.stop)
-        accepts = Accepts(frozenset(settings.prometheus), rules)
-        server = Server(Servicer(store, accepts, telemetry), settings.grpc_address, settings.tls)
+        servicer = Servicer(
+            store, _accepts(settings), telemetry, settings.max_connection_age_seconds
+        )
+        server = Server(servicer, settings.grpc_address, settings.tls)
         await server.start()
         exits.push_async_callback(self._drain, server)
+        if self._origin is not None:
+            self._reload_from(self._origin, servicer, exits)
         self.grpc_port, self.http_port = server.port, web.port
         self._serving = True
 
@@ -98,12 +111,80 @@ class App:
         self._serving = False
         await server.drain()
 
+    def reload(self) -> None:
+        """Have the settings read again soon. Before serving and after it, that does nothing."""
+        if self._reloader is not None:
+            self._reloader.ask()
 
-def _follow_with(supervisor: Supervisor) -> Callable[[Target], Callable[[], None]]:
-    def follow(target: Target) -> Callable[[], None]:
-        return supervisor.follow(target.namespace, target.name, target.trigger, target)
+    def _reload_from(
+        self, origin: Origin, servicer: Servicer, exits: contextlib.AsyncExitStack
+    ) -> None:
+        async def take_up(settings: Settings) -> None:
+            before = list(self._supervisors)
+            await servicer.accept(_accepts(settings), self._follow_by(settings))
+            await self._unsupervise(before)
 
-    return follow
+        reloader = Reloader(self._settings, origin, take_up, self._telemetry.reloaded)
+        exits.push_async_callback(_cancel, asyncio.create_task(reloader.run(), name="reload"))
+        self._reloader = reloader
+
+    def _follow_by(self, settings: Settings) -> Follow:
+        """Build the sources that the settings allow, and give what has them read a target."""
+        rules, record = _rules(settings), self._telemetry.read
+        servers = {
+            name: PrometheusServer(**server.model_dump())
+            for name, server in settings.prometheus.items()
+        }
+        prometheus = PrometheusSource(servers, rules, record=record)
+        supervisor = Supervisor(
+            endpoints=EndpointsSource(rules, self._directory, record),
+            prometheus=prometheus,
+            gateways=GatewaysSource(rules, self._directory, prometheus, record),
+            reports=ReportsSource(self._reports),
+        )
+        self._supervisors.append(supervisor)
+
+        def follow(target: Target) -> Callable[[], None]:
+            return supervisor.follow(target.namespace, target.name, target.trigger, target)
+
+        return follow
+
+    async def _unsupervise(self, supervisors: list[Supervisor]) -> None:
+        for supervisor in list(supervisors):
+            await supervisor.aclose()
+            self._supervisors.remove(supervisor)
+
+
+def _rules(settings: Settings) -> AddressRules:
+    return AddressRules.parse([*settings.allow_address, *([DEMO_HOST] if settings.demo else [])])
+
+
+def _accepts(settings: Settings) -> Accepts:
+    return Accepts(
+        frozenset(settings.prometheus),
+        _rules(settings),
+        reports=settings.report_tokens is not None,
+        defaults=settings.defaults,
+    )
+
+
+def _reports_keeper(settings: Settings) -> Reports:
+    """Build who keeps reports. Slow: call it in a thread."""
+    if settings.redis_url is None:
+        return MemoryReports()
+    # These take 0.3 s to import, and are seldom used.
+    from keda_scaler.sources.redisreports import RedisReports  # noqa: PLC0415
+    from keda_scaler.sources.redisserver import RedisServer  # noqa: PLC0415
+
+    files = settings.redis_password_file, settings.redis_ca_file
+    return RedisReports(RedisServer(settings.redis_url, *files))
+
+
+def _reports_api(settings: Settings, reports: Reports) -> ReportsApi | None:
+    """Build what takes reports; None: nothing does. Reads a file: call it in a thread."""
+    if settings.report_tokens is None:
+        return None
+    return ReportsApi(reports, Tokens(settings.report_tokens))
 
 
 async def _sweep(store: Store) -> None:
@@ -139,13 +220,15 @@ async def _load(engine: SimulatedEngine) -> None:
     await drive(Arrivals(Wave()), engine.submit)
 
 
-async def serve(settings: Settings, started: Callable[[App], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain."""
+async def serve(settings: Settings, origin: Origin, started: Callable[[App], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. SIGHUP has the settings read again."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with App(settings) as app:
+    app = App(settings, origin=origin)
+    loop.add_signal_handler(signal.SIGHUP, app.reload)
+    async with app:
         _log.info("serving", grpc_port=app.grpc_port, http_port=app.http_port)
         started(app)
         await stop.wait()

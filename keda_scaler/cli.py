@@ -15,7 +15,7 @@ from keda_scaler.demo.command import demo_command
 from keda_scaler.errors import KedaScalerError
 from keda_scaler.exporter.command import exporter_command
 from keda_scaler.probe import probe_command
-from keda_scaler.settings import Settings, load_settings
+from keda_scaler.settings import Origin, Settings
 from keda_scaler.telemetry import configure_logging
 
 DEMO_MANIFEST = "manifests/examples/demo.yaml"
@@ -60,6 +60,20 @@ def serve_command(  # noqa: PLR0913, PLR0917  # one parameter a flag
     tls_client_ca: Annotated[
         Path | None, typer.Option(help="Accept only clients with a certificate of this CA.")
     ] = None,
+    max_connection_age_seconds: Annotated[
+        int | None,
+        typer.Option(help="When KEDA is asked to connect anew; 0: never. [default: 3600]"),
+    ] = None,
+    report_tokens: Annotated[
+        Path | None, typer.Option(help="Bearer tokens of those who may report. [default: none may]")
+    ] = None,
+    redis_url: Annotated[
+        str | None, typer.Option(help="Redis or Valkey, where several scalers share reports.")
+    ] = None,
+    redis_password_file: Annotated[Path | None, typer.Option(help="Its password.")] = None,
+    redis_ca_file: Annotated[
+        Path | None, typer.Option(help="CA certificates for rediss://, PEM.")
+    ] = None,
 ) -> None:
     """Run the scaler. Settings come from flags, KEDA_SCALER_... variables and the file."""
     flags = {
@@ -71,10 +85,16 @@ def serve_command(  # noqa: PLR0913, PLR0917  # one parameter a flag
         "tls_cert": tls_cert,
         "tls_key": tls_key,
         "tls_client_ca": tls_client_ca,
+        "max_connection_age_seconds": max_connection_age_seconds,
+        "report_tokens": report_tokens,
+        "redis_url": redis_url,
+        "redis_password_file": redis_password_file,
+        "redis_ca_file": redis_ca_file,
     }
-    settings = load_settings(flags, config)
+    origin = Origin(flags, config)
+    settings = origin.load()
     configure_logging()
-    uvloop.run(serve(settings, lambda running: _announce(running, settings)))
+    uvloop.run(serve(settings, origin, lambda running: _announce(running, settings)))
 
 
 @app.command("version")

@@ -1,7 +1,8 @@
 """The server's settings: flags over environment over file.
 
 Every setting has the same name everywhere: flag `--grpc-address`, environment variable
-`KEDA_SCALER_GRPC_ADDRESS`, key `grpc_address` in the TOML file.
+`KEDA_SCALER_GRPC_ADDRESS`, key `grpc_address` in the TOML file. Those of `FILE_ONLY` are tables of
+the file and nothing else.
 """
 
 import os
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -28,10 +30,31 @@ from pydantic_settings import (
 )
 
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.values import parse_url
-from keda_scaler.errors import SettingsError
+from keda_scaler.core.trigger import KEDA_KEYS, Accepts, Trigger, parse_trigger
+from keda_scaler.core.values import SHOWN, parse_url
+from keda_scaler.errors import SettingsError, TriggerError
 
 ENVIRONMENT = "KEDA_SCALER_"
+
+FILE_ONLY = frozenset({"defaults"})
+"""Settings without a flag and a variable."""
+
+RELOADABLE = ("prometheus", "allow_address", "defaults")
+"""Settings that are taken up while the server runs. The others need a restart."""
+
+MAX_CONNECTION_AGE_SECONDS = 86400
+"""Highest `max_connection_age_seconds`: a new scaler waits no longer for its share of the calls."""
+
+_KEYS = Trigger.keys()
+
+_OF_ONE_TRIGGER = frozenset(
+    {
+        *("engine", "service", "port", "path", "endpoints", "prometheus", "serverAddress"),
+        *("selector", "model", "metricType"),
+        *(key for key in _KEYS if key.startswith("wake")),
+    }
+)
+"""Keys that say what one trigger is about, or that must equal something beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +121,64 @@ def _address(raw: Any) -> Any:
     return raw
 
 
+def _trigger_defaults(raw: Any) -> dict[str, str]:
+    """Read the table of trigger keys that a trigger which does not give them has."""
+    if not isinstance(raw, dict):
+        raise ValueError(  # noqa: TRY004  # pydantic takes no TypeError
+            "a table of the file is accepted, with trigger keys and their values"
+        )
+    wrong = [
+        f"defaults.{key}: got {str(value)[:SHOWN]!r}; accepted: a text or a number"
+        for key, value in raw.items()
+        if isinstance(value, bool) or not isinstance(value, str | int | float)
+    ]
+    wrong += [
+        f"defaults.{key}: it belongs to one trigger; accepted: {', '.join(_default_keys())}"
+        for key in sorted(raw.keys() & (_OF_ONE_TRIGGER | KEDA_KEYS))
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    defaults = {key: str(value) for key, value in raw.items()}
+    try:
+        parse_trigger({"service": "any"}, Accepts(defaults=defaults))
+    except TriggerError as error:
+        raise ValueError("; ".join(f"defaults.{problem}" for problem in error.problems)) from None
+    return defaults
+
+
+def _default_keys() -> list[str]:
+    return [key for key in _KEYS if key not in _OF_ONE_TRIGGER]
+
+
+def _connection_age(raw: Any) -> int:
+    try:
+        age = int(str(raw))
+    except ValueError:
+        age = -1
+    if age and not 60 <= age <= MAX_CONNECTION_AGE_SECONDS:
+        raise ValueError(
+            f"got {str(raw)[:SHOWN]!r}; accepted: 0 for no limit, or whole seconds from 60 to "
+            f"{MAX_CONNECTION_AGE_SECONDS}"
+        )
+    return age
+
+
+def _redis_url(raw: Any) -> str:
+    try:
+        url = urlsplit(str(raw))
+        database = url.path.removeprefix("/")
+        usable = url.scheme in {"redis", "rediss"} and url.hostname and url.port != 0
+        usable = usable and (not database or database.isdecimal()) and url.password is None
+    except ValueError:
+        usable = False
+    if not usable or url.query or url.fragment:  # what was given may hold a password
+        raise ValueError(
+            "redis://HOST:PORT/DATABASE or rediss:// is accepted, without a password: that belongs "
+            "in --redis-password-file"
+        )
+    return str(raw)
+
+
 class Settings(BaseSettings):
     """How the server runs. Build it with `load_settings`."""
 
@@ -126,6 +207,24 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
 
+    max_connection_age_seconds: Annotated[int, BeforeValidator(_connection_age)] = 3600
+    """After how long KEDA is asked to connect anew, in seconds; 0: never. Only then does it look up
+    the scaler's address again, and so finds a replica of the scaler that is new."""
+
+    report_tokens: Path | None = None
+    """File with the bearer tokens of those who may report; None: nobody may."""
+
+    redis_url: Annotated[str, BeforeValidator(_redis_url)] | None = None
+    """Redis or Valkey, where several scalers share reports; None: in memory, for one alone."""
+
+    redis_password_file: Path | None = None
+    redis_ca_file: Path | None = None
+
+    defaults: Annotated[dict[str, str], NoDecode, BeforeValidator(_trigger_defaults)] = Field(
+        default_factory=dict
+    )
+    """Trigger keys that a trigger which does not give them has all the same."""
+
     @field_validator("allow_address")
     @classmethod
     def _usable_addresses(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
@@ -138,6 +237,14 @@ class Settings(BaseSettings):
             raise ValueError("--tls-cert and --tls-key go together")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("--tls-client-ca needs --tls-cert and --tls-key")
+        return self
+
+    @model_validator(mode="after")
+    def _complete_redis(self) -> Self:
+        if self.redis_url is not None and self.report_tokens is None:
+            raise ValueError("--redis-url needs --report-tokens: only reports are kept there")
+        if self.redis_url is None and (self.redis_password_file or self.redis_ca_file):
+            raise ValueError("--redis-password-file and --redis-ca-file need --redis-url")
         return self
 
     @property
@@ -179,6 +286,38 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Setti
         raise SettingsError("; ".join(_problem(problem) for problem in error.errors())) from None
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where settings came from, so that they can be read again."""
+
+    flags: Mapping[str, Any]
+    config: Path | None
+
+    def load(self) -> Settings:
+        """Load the settings; see `load_settings`."""
+        return load_settings(self.flags, self.config)
+
+    def content(self) -> bytes | None:
+        """Read what the file holds; None: there is none, or it cannot be read."""
+        try:
+            return self.config.read_bytes() if self.config else None
+        except OSError:
+            return None
+
+
+def taken_up(running: Settings, found: Settings) -> tuple[Settings, list[str], list[str]]:
+    """Take what may change while the server runs out of settings that were read again.
+
+    Gives the new settings, the names of those that changed, and of those that need a restart.
+    """
+    different = [
+        name for name in Settings.model_fields if getattr(found, name) != getattr(running, name)
+    ]
+    changed = [name for name in different if name in RELOADABLE]
+    settings = running.model_copy(update={name: getattr(found, name) for name in changed})
+    return settings, changed, [name for name in different if name not in RELOADABLE]
+
+
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
@@ -191,6 +330,8 @@ def _read_file(path: Path) -> dict[str, Any]:
 def _problem(problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"])
     text = problem["msg"].removeprefix("Value error, ")
+    if text.startswith(f"{place}."):
+        return str(text)  # it names the keys below this place itself
     if problem["type"] == "extra_forbidden":
         text = f"unknown; accepted: {', '.join(Settings.model_fields)}"
     return f"{place}: {text}" if place else str(text)

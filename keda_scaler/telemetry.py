@@ -55,19 +55,33 @@ def _short(answer: Answer) -> float | str:
 class _Targets(Collector):
     """How many targets are in which state, counted when asked."""
 
-    def __init__(self, states: Callable[[], Iterable[State]]) -> None:
-        self._states = states
+    def __init__(self, decisions: Callable[[], Iterable[Decision]]) -> None:
+        self._decisions = decisions
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         family = GaugeMetricFamily(
             "keda_scaler_targets", "Targets that are followed, by their state.", labels=["state"]
         )
         counts = dict.fromkeys(State, 0)
-        for state in self._states():
-            counts[state] += 1
+        for decision in self._decisions():
+            counts[decision.state] += 1
         for state, count in counts.items():
             family.add_metric([state], count)
         yield family
+
+
+class _Stuck(Collector):
+    """How many replicas are stuck, counted when asked."""
+
+    def __init__(self, decisions: Callable[[], Iterable[Decision]]) -> None:
+        self._decisions = decisions
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        yield GaugeMetricFamily(
+            "keda_scaler_stuck_replicas",
+            "Replicas whose requests and counters stand still, of all targets.",
+            value=sum(len(decision.stuck) for decision in self._decisions()),
+        )
 
 
 class _Rpcs(Collector):
@@ -108,10 +122,19 @@ class Telemetry:
             ["state", "reason"],
             registry=self.registry,
         )
+        self._reloads = Counter(
+            "keda_scaler_settings_reloads_total",
+            "Settings that changed while the scaler ran, by whether they were taken up.",
+            ["result"],
+            registry=self.registry,
+        )
+        for result in ("ok", "error"):  # an alert needs the 0 before the 1
+            self._reloads.labels(result)
 
-    def count_targets(self, states: Callable[[], Iterable[State]]) -> None:
-        """Show how many targets are in which state."""
-        self.registry.register(_Targets(states))
+    def count_targets(self, decisions: Callable[[], Iterable[Decision]]) -> None:
+        """Show how many targets are in which state, and how many replicas are stuck."""
+        self.registry.register(_Targets(decisions))
+        self.registry.register(_Stuck(decisions))
 
     def rpc_answered(self, method: str) -> None:
         """Count a call that was answered."""
@@ -125,6 +148,10 @@ class Telemetry:
     def read(self, source: str, result: str, seconds: float) -> None:
         """Count one reading of a page or a Prometheus: result is `ok` or `error`."""
         self._reads.labels(source, result).observe(seconds)
+
+    def reloaded(self, result: str) -> None:
+        """Count settings that were read again: result is `ok` or `error`."""
+        self._reloads.labels(result).inc()
 
     def decided(self, target: Target, before: Decision | None, decision: Decision) -> None:
         """Log a decision whose state or reason changed: one line with the reason."""

@@ -29,6 +29,15 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
+def _options(max_connection_age_seconds: float) -> tuple[tuple[str, int], ...]:
+    """Add the age of connections, 0 for none. Streams end themselves before it is over."""
+    if not max_connection_age_seconds:
+        return OPTIONS
+    age = round(max_connection_age_seconds * 1000)
+    aged = (("grpc.max_connection_age_ms", age), ("grpc.max_connection_age_grace_ms", age))
+    return (*OPTIONS, *aged)
+
+
 class Server:
     """Serves the external scaler until it is drained."""
 
@@ -37,7 +46,7 @@ class Server:
         self._address = address
         self._tls = tls
         self.port = 0
-        self._server = grpc.aio.server(options=OPTIONS)
+        self._server = grpc.aio.server(options=_options(servicer.max_connection_age_seconds))
         self._health = health.aio.HealthServicer()
         add_ExternalScalerServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

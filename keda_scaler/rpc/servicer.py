@@ -9,7 +9,7 @@ import contextlib
 import functools
 import random
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -29,17 +29,18 @@ from keda_scaler.rpc.convert import (
     to_signal,
 )
 from keda_scaler.rpc.status import status_of
-from keda_scaler.store import MAX_TARGETS, Key, Store, Target
+from keda_scaler.rpc.streams import OpenStream, OpenStreams
+from keda_scaler.store import MAX_TARGETS, Follow, Key, Store, Target
 from keda_scaler.telemetry import Telemetry
 
 FIRST_READING_SECONDS = 1.0
 """Longest wait for the first reading of a new target."""
 
-REPEAT_SECONDS = 5.0
-"""How often an active state is pushed again: KEDA drops one that it gets too early."""
-
 PUSH_SECONDS = 1.0
 """Shortest time between two pushes of a stream: KEDA patches the ScaledObject's status for each."""
+
+_AT_ONCE = 50
+"""Targets that a reload looks at before it lets calls be answered: 0.1 ms each."""
 
 _log = structlog.get_logger()
 _Response = TypeVar("_Response", bound=Message)
@@ -76,6 +77,7 @@ def _about(
                 target = self.target(reference(request))
                 if not target.first_reading.is_set():
                     await target.wait_for_first_reading(FIRST_READING_SECONDS)
+                    target = self.target(reference(request))  # a reload may have dropped it
                 response = handler(self, request, target, context)
             except Exception as error:
                 await _fail(self.telemetry, error, method, context)
@@ -131,6 +133,10 @@ class Triggers:
             raise TriggerError(known.problems)
         return known
 
+    def parse_key(self, key: Key) -> Trigger:
+        """Parse the metadata that a key was made of; see `parse_trigger`."""
+        return self.parse(key, pb.ScaledObjectRef.FromString(key).scalerMetadata)
+
 
 def _key(ref: pb.ScaledObjectRef) -> Key:
     """Write a reference in its canonical form: the order of a map on the wire is any."""
@@ -140,21 +146,47 @@ def _key(ref: pb.ScaledObjectRef) -> Key:
 class Servicer(ExternalScalerServicer):
     """Answers KEDA from the store."""
 
-    def __init__(self, store: Store, accepts: Accepts, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        store: Store,
+        accepts: Accepts,
+        telemetry: Telemetry,
+        max_connection_age_seconds: float = 0.0,
+    ) -> None:
         self.telemetry = telemetry
+        self.max_connection_age_seconds = max_connection_age_seconds
+        """After how long the server asks a client to connect anew; 0: never."""
         self._store = store
         self._triggers = Triggers(accepts)
-        self._stopping = asyncio.Event()
+        self._streams = OpenStreams(max_connection_age_seconds)
 
     def end_streams(self) -> None:
         """End every open stream, and every later one, with OK: KEDA then comes back soon."""
-        self._stopping.set()
-        self._store.wake()
+        self._streams.end()
+
+    async def accept(self, accepts: Accepts, follow: Follow) -> None:
+        """Judge all triggers by other settings from now on, and follow their targets anew.
+
+        Targets keep what is known of them. One whose trigger is refused now is dropped, and its
+        streams end with that error.
+        """
+        triggers = Triggers(accepts)
+        async for key in _slowly(self._store.keys()):
+            with contextlib.suppress(TriggerError):
+                triggers.parse_key(key)
+        # All at once: every call gets all of the old settings, or all of the new ones.
+        self._triggers = triggers
+        self._store.follow_anew(triggers.parse_key, follow)
+        self._streams.wake()
+        async for key in _slowly(self._store.keys()):
+            target = self._store.find(key)
+            if target is not None:
+                target.decision()
 
     async def GetMetricSpec(
         self, request: pb.ScaledObjectRef, context: _Context
     ) -> pb.GetMetricSpecResponse:
-        """Give the metrics of a trigger, a function of its metadata alone."""
+        """Give the metrics of a trigger, a function of its metadata and the settings."""
         try:
             trigger = self._triggers.parse(_key(request), request.scalerMetadata)
         except TriggerError as error:
@@ -192,42 +224,35 @@ class Servicer(ExternalScalerServicer):
         """Push the state at once, at every change, and again from time to time while active."""
         target = self.target(request)
         await target.wait_for_first_reading(FIRST_READING_SECONDS)
-        target.streams += 1
         told: State | None = None
-        try:
-            while not self._stopping.is_set():
+        with self._streams.opened(target.wake) as stream, target.streamed():
+            while not _is_over(stream, target):
                 state = target.decision().state
                 if state is State.UNKNOWN or (state is told and state is State.IDLE):
                     await target.changed()
                     continue
                 told = state
                 yield pb.IsActiveResponse(result=state is State.ACTIVE)
-                await self._pause(PUSH_SECONDS)
-                await self._next(target, told)
-        finally:
-            target.streams -= 1
+                await stream.pause(PUSH_SECONDS)
+                await _next(target, told, stream)
+        self._triggers.parse(_key(request), request.scalerMetadata)  # a reload may have refused it
 
     @_stream
     async def StreamMetricSpec(
         self, request: pb.ScaledObjectRef, context: _Context
     ) -> AsyncGenerator[pb.GetMetricSpecResponse, None]:
-        """Send the specs on open. They are a function of the metadata, and so never change."""
-        yield to_metric_specs(self._triggers.parse(_key(request), request.scalerMetadata))
-        await self._stopping.wait()
-
-    async def _next(self, target: Target, told: State) -> None:
-        """Wait until the state differs from what was told, or an active one is due again."""
-        due = REPEAT_SECONDS * random.uniform(0.9, 1.1) - PUSH_SECONDS
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(due if told is State.ACTIVE else None):
-                while target.decision().state is told and not self._stopping.is_set():
-                    await target.changed()
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait, unless the server stops."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
+        """Send the specs on open, and again when a reload of the settings changes them."""
+        key = _key(request)
+        told: pb.GetMetricSpecResponse | None = None
+        woken = asyncio.Event()
+        with self._streams.opened(woken.set) as stream:
+            while not stream.ended:
+                woken.clear()
+                specs = to_metric_specs(self._triggers.parse(key, request.scalerMetadata))
+                if specs != told:
+                    told = specs
+                    yield specs
+                await woken.wait()
 
     def target(self, ref: pb.ScaledObjectRef) -> Target:
         """Find the target, or begin to follow it."""
@@ -237,6 +262,36 @@ class Servicer(ExternalScalerServicer):
             trigger = self._triggers.parse(key, ref.scalerMetadata)
             target = self._store.follow(key, ref.namespace, ref.name, trigger)
         return target
+
+
+async def _slowly(keys: Sequence[Key]) -> AsyncGenerator[Key, None]:
+    """Give keys, and let calls be answered between them."""
+    for index, key in enumerate(keys, 1):
+        yield key
+        if index % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+
+
+def _is_over(stream: OpenStream, target: Target) -> bool:
+    """Whether there is nothing more to say on a stream about a target."""
+    return stream.ended or target.closed
+
+
+async def _next(target: Target, told: State, stream: OpenStream) -> None:
+    """Wait until the state differs from what was told, or has to be told again.
+
+    KEDA drops an activation that it gets too early, and one that it takes keeps the target awake:
+    so it is repeated while replicas are wanted that do not answer, and then no more.
+    """
+    while not _is_over(stream, target) and target.decision().state is told:
+        seconds = target.trigger.push_repeat_seconds * random.uniform(0.9, 1.1) - PUSH_SECONDS
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds) if told is State.ACTIVE else None):
+                while not _is_over(stream, target) and target.decision().state is told:
+                    await target.changed()
+        decision = target.decision()
+        if decision.answering < decision.wanted:
+            return
 
 
 def _rendered(target: Target, decision: Decision) -> Rendered:

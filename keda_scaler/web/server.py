@@ -1,4 +1,4 @@
-"""The HTTP server: /metrics, /healthz and /readyz."""
+"""The HTTP server: /metrics, /healthz, /readyz and /v1/reports."""
 
 from collections.abc import Callable
 
@@ -6,20 +6,34 @@ from aiohttp import web
 
 from keda_scaler.errors import SettingsError
 from keda_scaler.telemetry import Telemetry
+from keda_scaler.web.reports import MAX_BODY_BYTES, ReportsApi, not_enabled
 
 
 class WebServer:
     """Serves until it is stopped."""
 
-    def __init__(self, address: str, telemetry: Telemetry, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        address: str,
+        telemetry: Telemetry,
+        is_ready: Callable[[], bool],
+        reports: ReportsApi | None = None,
+    ) -> None:
+        """Take where to listen, and what answers; `reports` is None where none are taken."""
         self._address = address
         self._telemetry = telemetry
         self._is_ready = is_ready
-        app = web.Application()
+        app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        app.router.add_post("/v1/reports", reports.post if reports else not_enabled)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            shutdown_timeout=1.0,
+            auto_decompress=False,  # a small body must not become a large one
+        )
         self.port = 0
 
     async def start(self) -> None:

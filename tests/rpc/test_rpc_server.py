@@ -243,15 +243,35 @@ async def test_a_stream_tells_the_state_at_once_and_every_change(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Open: the state. Idle to active: pushed. The same again: from time to time while active."""
-    monkeypatch.setattr(servicer, "PUSH_SECONDS", 0.01)
-    monkeypatch.setattr(servicer, "REPEAT_SECONDS", 0.1)
+    monkeypatch.setattr(servicer, "PUSH_SECONDS", 0.95)
+    metadata = METADATA | {"pushRepeatSeconds": "1"}
+    ref = pb.ScaledObjectRef(name="llama", namespace="default", scalerMetadata=metadata)
     async with serving(empty) as harness:
-        stream = harness.stub.StreamIsActive(REF)
+        stream = harness.stub.StreamIsActive(ref)
+        assert not await next_result(stream)
+        answers(12)(harness.targets[0])
+        assert await next_result(stream)
+        assert await next_result(stream)  # three are wanted, and one answers
+        stream.cancel()
+
+
+async def test_a_stream_repeats_nothing_once_enough_replicas_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every message keeps KEDA's cooldown from running."""
+    monkeypatch.setattr(servicer, "PUSH_SECONDS", 0.95)
+    metadata = METADATA | {"pushRepeatSeconds": "1", "idleSeconds": "0"}
+    ref = pb.ScaledObjectRef(name="llama", namespace="default", scalerMetadata=metadata)
+    async with serving(empty) as harness:
+        stream = harness.stub.StreamIsActive(ref)
         assert not await next_result(stream)
         answers(1)(harness.targets[0])
         assert await next_result(stream)
-        assert await next_result(stream)
-        empty(harness.targets[0])
+        waited = asyncio.create_task(next_result(stream))
+        done, _ = await asyncio.wait({waited}, timeout=1.5)
+        assert not done
+        answers(0)(harness.targets[0])
+        assert not await waited
         stream.cancel()
 
 
