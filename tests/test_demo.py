@@ -9,12 +9,12 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import aiohttp
 import pytest
 import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.trigger import Accepts, parse_trigger
 from keda_scaler.demo.command import demo_command, play
 from keda_scaler.demo.deployment import Phase, Pod
@@ -22,9 +22,12 @@ from keda_scaler.demo.display import curve
 from keda_scaler.demo.gateway import Gateway
 from keda_scaler.demo.plan import Plan, manifest
 from keda_scaler.demo.verdict import Outcome, problems, verdict
+from keda_scaler.gateways.epp import EPP
+from keda_scaler.gateways.gateway import Scope, Seen
 from keda_scaler.keda.client import sent_metadata
 from keda_scaler.keda.scaledobject import parse_scaled_object
 from keda_scaler.sim.load import Sizes
+from keda_scaler.sim.model import EngineModel
 from keda_scaler.sim.requests import Request
 from keda_scaler.sim.server import SimulatedEngine
 
@@ -34,6 +37,7 @@ FAST = Plan(
     requests_per_second=80,
     sizes=Sizes((20, 60), (10, 40)),
     load_seconds=1.5,  # longer than the scaler's poll, so that it sees all that is held
+    cold_start_seconds=10,
     stop_seconds=0.1,
     max_replicas=3,
     polling_interval=1,
@@ -87,7 +91,8 @@ def test_zero_to_several_and_back() -> None:
         "(gateway)",
         "llama-1",
         "s0-gpu-memory-pressure",
-        "s1-concurrency",
+        "active, waking: epp has requests; no replica answers yet",
+        "active, settling: no work, but not for idleSeconds (2) yet",
         "active: the HPA decides (row 5)",
     ):
         assert shown_once in text
@@ -132,18 +137,31 @@ def test_a_good_verdict() -> None:
     assert verdict(replace(GOOD, woken_after=0.46), Plan()) == expected
 
 
+async def said(gateway: Gateway, scope: Scope) -> tuple[float, float]:
+    """Read a gateway's page as the scaler does; give what it holds, and all that is under way."""
+    url = f"http://127.0.0.1:{gateway.port}/metrics"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        samples = EPP.page(await answer.read(), answer.headers["Content-Type"], 0.0)
+    seen = EPP.seen(samples, scope)
+    assert isinstance(seen, Seen), seen
+    return seen.held, seen.in_flight
+
+
 async def test_a_request_that_a_replica_drops_is_lost() -> None:
     """The gateway holds without a replica, hands on with one, and counts what is not answered."""
+    scope = Scope("demo", "llama", EngineModel().name, None, (), trusted=True)
     with socket.socket() as reserved:
         pod = Pod("llama-1", SimulatedEngine(), reserved)
         async with Gateway(Plan(places=1), lambda: [pod] if pod.phase is Phase.READY else []) as it:
             it.submit(Request(10, 1000))
             it.submit(Request(10, 1))
             assert (it.held, it.under_way) == (2, 2)
+            assert await said(it, scope) == (2, 2)
             async with pod.engine:
                 pod.phase = Phase.READY
                 it.hand_on()
                 assert (it.held, it.under_way, pod.under_way) == (1, 2, 1)
+                assert await said(it, scope) == (1, 2)
                 while not pod.engine.state().running:
                     await asyncio.sleep(0)
                 pod.phase = Phase.TERMINATING
@@ -164,7 +182,7 @@ def test_interrupt() -> None:
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if "replicas: idle, proven-idle: no work" in line:
+            if "scaler   idle, proven-idle: no work" in line:
                 break
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=30)
@@ -174,17 +192,17 @@ def test_interrupt() -> None:
 
 
 def test_the_manifest_is_one_that_keda_and_the_scaler_take() -> None:
-    """--manifest prints the ScaledObject; it parses, and so do its triggers."""
+    """--manifest prints the ScaledObject; it parses, and so does its one trigger."""
     app = typer.Typer()
     app.command()(demo_command)
     result = CliRunner().invoke(app, ["--manifest"])
     assert result.exit_code == 0
-    assert "gateway.demo.svc" in result.output
-    accepts = Accepts(addresses=AddressRules.parse(["gateway.demo.svc"]))
-    scaled_object = parse_scaled_object(result.output)
-    triggers = [parse_trigger(sent_metadata(t), accepts) for t in scaled_object.external_triggers]
-    assert [len(trigger.metrics) for trigger in triggers] == [2, 1]
-    assert parse_scaled_object(manifest(FAST, "h:1", "http://g/")).cooldown_period == 1
+    (trigger,) = parse_scaled_object(result.output).triggers
+    parsed = parse_trigger(sent_metadata(trigger), Accepts())
+    assert len(parsed.metrics) == 2
+    assert (parsed.wake_from, parsed.wake_service) == ("epp", "llama-epp")
+    assert parsed.cold_start_seconds > Plan().load_seconds
+    assert parse_scaled_object(manifest(FAST, "h:1")).cooldown_period == 1
 
 
 def test_curve() -> None:

@@ -6,9 +6,8 @@ and their pods, the requests, the gateway that holds them, the API server, and t
 KEDA and the HPA.
 
 How requests are seen at zero: there, no replica has a page. In front of the replicas stands a
-gateway that holds requests while no replica has room for them, and that tells how many it holds on
-a page with vLLM's names. A second trigger reads that page by its URL. `wakeFrom`, which will read
-the pages of real gateways, is not part of this version.
+gateway that holds requests while no replica has room for them, and that tells how many on a page
+with the names of llm-d's endpoint picker, which the trigger's `wakeFrom` reads.
 
     plan         how long everything takes, and the ScaledObject
     deployment   pods that load, serve and end, and the Service that lists them

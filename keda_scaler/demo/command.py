@@ -25,8 +25,8 @@ INTRODUCTION = """\
 A model server at zero replicas, a burst of requests, and back to zero: about a minute.
 Real: the scaler, its gRPC calls, its watch of the Service, the pages it reads, on 127.0.0.1.
 Simulated: engines, requests, and what KEDA and the HPA make of the answers. In front stands a
-gateway that holds requests while no replica has room; a second trigger reads its page, because at
-zero replicas there is nothing else to read. See the ScaledObject with --manifest.
+gateway that holds requests while no replica has room; at zero replicas the scaler knows of them
+from its page (wakeFrom). See the ScaledObject with --manifest.
 """
 
 
@@ -79,7 +79,6 @@ def demo_command(
     Exit code 0: it did, and no request was lost. 1: it did not. 130: interrupted.
     """
     if show_manifest:
-        scaler, gateway = "keda-scaler.keda.svc.cluster.local:6000", "gateway.demo.svc:8000"
-        typer.echo(manifest(Plan(), scaler, f"http://{gateway}/metrics"), nl=False)
+        typer.echo(manifest(Plan(), "keda-scaler.keda.svc.cluster.local:6000"), nl=False)
         return
     raise typer.Exit(play(Plan(), _console()))

@@ -155,8 +155,7 @@ def _words(scene: Scene) -> Table:
     """Show everybody's latest reason."""
     table = _captions()
     words = scene.autoscaler.words
-    for reads, reason in scene.journal.reasons.items():
-        table.add_row(f"scaler on {reads}", Text(reason))
+    table.add_row("scaler", Text(scene.journal.reason))
     for who in ("KEDA", "HPA"):
         table.add_row(who, Text(words.get(who, "")))
     return table

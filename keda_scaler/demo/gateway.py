@@ -1,7 +1,7 @@
 """A simulated gateway: holds requests until a replica has room for them.
 
 Rule: a request is held, under way at one replica, served, or lost; it is never counted twice. The
-page counts those held only, because the replicas' own pages count the others.
+page has the names of llm-d's endpoint picker: what it holds, and what it has handed on.
 """
 
 import asyncio
@@ -14,16 +14,19 @@ import aiohttp
 from aiohttp import web
 
 from keda_scaler.demo.deployment import HOST, Pod
-from keda_scaler.demo.plan import Plan
+from keda_scaler.demo.plan import SERVICE, Plan
 from keda_scaler.sim.requests import Request
 
 _PAGE = """\
-# HELP vllm:num_requests_waiting Requests that are held until a replica has room.
-# TYPE vllm:num_requests_waiting gauge
-vllm:num_requests_waiting{{model_name="{model}"}} {held}
-# HELP vllm:num_requests_running None: the replicas run them.
-# TYPE vllm:num_requests_running gauge
-vllm:num_requests_running{{model_name="{model}"}} 0
+# HELP llm_d_epp_flow_control_queue_size Requests that are held until a replica has room.
+# TYPE llm_d_epp_flow_control_queue_size gauge
+llm_d_epp_flow_control_queue_size{{{labels},inference_pool="{pool}",priority="0"}} {held}
+# HELP llm_d_epp_request_running Requests that replicas have.
+# TYPE llm_d_epp_request_running gauge
+llm_d_epp_request_running{{{labels}}} {handed_on}
+# HELP llm_d_epp_ready_endpoints Replicas that are ready.
+# TYPE llm_d_epp_ready_endpoints gauge
+llm_d_epp_ready_endpoints{{name="{pool}"}} {ready}
 """
 
 _SHUTDOWN_SECONDS = 1.0
@@ -46,11 +49,6 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
-
-    @property
-    def url(self) -> str:
-        """Of its page."""
-        return f"http://{HOST}:{self.port}/metrics"
 
     @property
     def held(self) -> int:
@@ -125,5 +123,12 @@ class Gateway:
             self.hand_on()
 
     async def _page(self, _: web.Request) -> web.Response:
-        text = _PAGE.format(model=self._plan.model.name, held=self.held)
+        model = self._plan.model.name
+        text = _PAGE.format(
+            labels=f'model_name="{model}",target_model_name="{model}"',
+            pool=SERVICE,
+            held=self.held,
+            handed_on=self.under_way - self.held,
+            ready=len(self._ready()),
+        )
         return web.Response(text=text)

@@ -9,9 +9,6 @@ from typing import Any
 
 import structlog
 
-from keda_scaler.core.signals import Signal
-from keda_scaler.demo.plan import TRIGGERS
-
 _Event = MutableMapping[str, Any]
 
 
@@ -32,8 +29,8 @@ class Journal:
     """Dates what happens, and hands it on."""
 
     def __init__(self, tell: Callable[[Change], None]) -> None:
-        self.reasons = dict.fromkeys(TRIGGERS, "")
-        """By what the trigger reads: the scaler's state, and why; empty at first."""
+        self.reason = ""
+        """The scaler's state, and why; empty at first."""
         self._tell = tell
         self._began = asyncio.get_running_loop().time()
 
@@ -65,11 +62,8 @@ class Journal:
 
     def _take(self, _: object, __: str, event: _Event) -> _Event:
         if event["event"] == "decision":
-            # Of the two triggers, that of the gateway alone has this metric.
-            reads = TRIGGERS[Signal.CONCURRENCY in event["answers"]]
-            reason = f"{event['state']}, {event['reason']}: {event['text']}"
-            self.reasons[reads] = reason
-            self.add("scaler", f"{reads}: {reason}")
+            self.reason = f"{event['state']}, {event['reason']}: {event['text']}"
+            self.add("scaler", self.reason)
         elif event["level"] != "info":
             details = ", ".join(
                 f"{key} {value}"

@@ -9,8 +9,8 @@ NAMESPACE = "demo"
 SERVICE = "llama"
 """Of the replicas; the Deployment and the ScaledObject have the same name."""
 
-TRIGGERS = ("replicas", "gateway")
-"""What the triggers of the ScaledObject read, in their order."""
+GATEWAY = "llama-epp"
+"""The Service of the gateway in front of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,9 @@ class Plan:
     """Between two syncs of the HPA; 15 in a cluster."""
 
     idle_seconds: int = 4
+    cold_start_seconds: int = 20
+    """Longer than a pod needs until it is ready."""
+
     up_period: int = 5
     """Seconds in which the HPA may add two pods."""
 
@@ -62,8 +65,8 @@ class Plan:
     """When the demo gives up."""
 
 
-def manifest(plan: Plan, scaler: str, gateway: str) -> str:
-    """Write the ScaledObject for a scaler at HOST:PORT and the URL of a gateway's page."""
+def manifest(plan: Plan, scaler: str) -> str:
+    """Write the ScaledObject for a scaler at HOST:PORT."""
     return f"""\
 apiVersion: keda.sh/v1alpha1
 kind: ScaledObject
@@ -89,7 +92,7 @@ spec:
           policies:
             - {{type: Pods, value: 1, periodSeconds: {plan.down_period}}}
   triggers:
-    - type: external-push  # the replicas
+    - type: external-push
       metadata:
         scalerAddress: {scaler}
         service: {SERVICE}
@@ -97,11 +100,7 @@ spec:
         targetGpuMemoryPressure: "0.85"
         pollSeconds: "1"
         idleSeconds: "{plan.idle_seconds}"
-    - type: external-push  # the gateway in front, which knows of requests while there is no replica
-      metadata:
-        scalerAddress: {scaler}
-        endpoints: {gateway}
-        targetConcurrency: "6"
-        pollSeconds: "1"
-        idleSeconds: "0"  # it counts its requests without gaps; the replicas' trigger bridges
+        wakeFrom: epp  # knows of requests while there is no replica
+        wakeService: {GATEWAY}
+        coldStartSeconds: "{plan.cold_start_seconds}"
 """

@@ -11,13 +11,13 @@ from keda_scaler.demo.autoscaler import Autoscaler
 from keda_scaler.demo.deployment import HOST, Deployment
 from keda_scaler.demo.gateway import Gateway
 from keda_scaler.demo.journal import Change, Journal
-from keda_scaler.demo.plan import Plan, manifest
+from keda_scaler.demo.plan import GATEWAY, NAMESPACE, Plan, manifest
 from keda_scaler.demo.verdict import Outcome
 from keda_scaler.keda.client import open_channel
 from keda_scaler.keda.cluster import Step
 from keda_scaler.keda.scaledobject import parse_scaled_object
 from keda_scaler.settings import Settings
-from keda_scaler.sim.kubernetes import SimulatedCluster
+from keda_scaler.sim.kubernetes import SimulatedCluster, SimulatedEndpoint
 from keda_scaler.sim.load import Arrivals, Burst, drive
 from keda_scaler.sim.requests import Request
 from keda_scaler.sources.kubernetes import ServiceDirectory, at_url
@@ -129,12 +129,13 @@ async def _build(
     deployment = Deployment(plan, api, group, lambda text: journal.add("pods", text))
     exits.callback(deployment.stop)
     gateway = await exits.enter_async_context(Gateway(plan, deployment.ready))
+    api.put_service(NAMESPACE, GATEWAY, [SimulatedEndpoint(HOST, f"{GATEWAY}-0", gateway.port)])
     deployment.on_ready = gateway.hand_on
     directory = ServiceDirectory(configure=at_url(api.url))
     app = await exits.enter_async_context(App(_settings(), directory))
     address = f"{HOST}:{app.grpc_port}"
     channel = await exits.enter_async_context(open_channel(address))
-    scaled_object = parse_scaled_object(manifest(plan, address, gateway.url))
+    scaled_object = parse_scaled_object(manifest(plan, address))
     autoscaler = Autoscaler(scaled_object, channel, deployment)
     scene = Scene(plan, journal, deployment, gateway, autoscaler)
     autoscaler.on_step = scene.stepped

@@ -7,11 +7,15 @@ from typing import Any
 
 import grpc
 
+from keda_scaler.core.names import REPORTS
 from keda_scaler.keda.client import Failure, MetricResult, TriggerResult
 from keda_scaler.keda.cluster import Cluster, hpa_metrics, situation_of
 from keda_scaler.keda.hpa import Blocked, Pods, recommend
-from keda_scaler.keda.scaledobject import ScaledObject
+from keda_scaler.keda.scaledobject import KedaTrigger, ScaledObject
 from keda_scaler.keda.scaling import Decision, decide
+
+_OF_PODS = frozenset({"cpu", "memory"})
+"""Triggers that measure pods: they say nothing while there is none."""
 
 
 class Verdict(StrEnum):
@@ -134,6 +138,11 @@ def _notes(scaled_object: ScaledObject, results: Sequence[TriggerResult]) -> lis
     ]
     if scaled_object.has_scaling_modifiers:
         notes.append("scalingModifiers combine the metrics: activity and HPA will differ")
+    if not scaled_object.min_replica_count and _is_deaf(scaled_object, results):
+        notes.append(
+            "WARNING: nothing can wake it: with no replica no trigger knows of requests; "
+            "give wakeFrom, or minReplicaCount 1"
+        )
     for result in results:
         dropped = [key for key in result.trigger.metadata if key.endswith("FromEnv")]
         if dropped:
@@ -146,6 +155,21 @@ def _notes(scaled_object: ScaledObject, results: Sequence[TriggerResult]) -> lis
         notes += [f"trigger {index}: WARNING: {text}" for text in result.remarks("warning")]
         notes += [note for metric in result.metrics if (note := _note_on(metric))]
     return notes
+
+
+def _is_deaf(scaled_object: ScaledObject, results: Sequence[TriggerResult]) -> bool:
+    """Whether no trigger can wake it. Of scalers that are not ours nothing is known."""
+    ours = all(result.remarks("reason") for result in results)
+    return ours and not any(can_wake(trigger) for trigger in scaled_object.triggers)
+
+
+def can_wake(trigger: KedaTrigger) -> bool:
+    """Whether a trigger can become active with no replica; one that is external is ours."""
+    if not trigger.is_external:
+        return trigger.type not in _OF_PODS
+    given = trigger.metadata
+    # Endpoints that are named are there whatever KEDA does.
+    return bool({"wakeFrom", "endpoints"} & given.keys()) or given.get("engine") == REPORTS
 
 
 def _note_on(metric: MetricResult) -> str | None:

@@ -55,6 +55,9 @@ class ScriptedScaler(ExternalScalerServicer):
     spec_script: list[Any] = field(default_factory=lambda: [specs(spec("queue-depth", 5))])
     metrics_script: list[Any] = field(default_factory=lambda: [values(12)])
     active_script: list[Any] = field(default_factory=lambda: [ACTIVE])
+    trailers: tuple[tuple[str, str], ...] = ()
+    """What stands beside every answer to IsActive."""
+
     calls: list[str] = field(default_factory=list)
     references: list[pb.ScaledObjectRef] = field(default_factory=list)
     remaining: list[float | None] = field(default_factory=list)
@@ -84,6 +87,7 @@ class ScriptedScaler(ExternalScalerServicer):
     async def IsActive(self, request: pb.ScaledObjectRef, context: Any) -> Any:  # noqa: N802  # gRPC's name
         """Answer from the script."""
         self.references.append(request)
+        context.set_trailing_metadata(self.trailers)
         return await self._play("IsActive", self.active_script, context)
 
     def StreamIsActive(self, request: pb.ScaledObjectRef, context: Any) -> Never:  # noqa: N802  # gRPC's name

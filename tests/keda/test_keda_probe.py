@@ -244,6 +244,62 @@ async def test_notes(tmp_path: Path) -> None:
         assert note in text
 
 
+WAKING = ("keda-scaler-reason", "waking: epp has requests; no replica answers yet")
+STUCK = ("keda-scaler-reason", "stuck: requests stand still for stuckSeconds on llm-0")
+IDLE = ("keda-scaler-reason", "proven-idle: no work")
+
+
+async def test_waking(tmp_path: Path) -> None:
+    """A target that wakes is active, and the line says what woke it and what is awaited."""
+    scaler = ScriptedScaler(trailers=(WAKING,))
+    result = await probe_with(scaler, tmp_path)
+    assert result.exit_code == 0
+    assert "active, IsActive is true; waking: epp has requests; no replica answers yet" in text_of(
+        result
+    )
+
+
+async def test_stuck(tmp_path: Path) -> None:
+    """A target that is held because replicas are stuck is unknown; the warning names them."""
+    warning = ("keda-scaler-warning", "llm-0 is stuck: onStuck is hold")
+    scaler = ScriptedScaler(metrics_script=[values()], trailers=(STUCK, warning))
+    result = await probe_with(scaler, tmp_path)
+    assert result.exit_code == 2
+    text = text_of(result)
+    assert "HPA changes nothing; stuck: requests stand still for stuckSeconds on llm-0" in text
+    assert "note: trigger 0: WARNING: llm-0 is stuck: onStuck is hold" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "warns"),
+    [
+        ("service: llm", "", True),
+        ("service: llm", "  - {type: cpu, metadata: {}, metricType: Utilization}\n", True),
+        ("service: llm", "  - {type: prometheus, metadata: {}}\n", False),
+        ("service: llm, wakeFrom: reports", "", False),
+        ("engine: reports", "", False),
+        ('endpoints: "http://10.0.0.1/metrics"', "", False),
+    ],
+)
+async def test_nothing_can_wake_it(change: str, more: str, warns: bool, tmp_path: Path) -> None:  # noqa: FBT001  # expected
+    """Scaled to zero by a trigger that knows of requests only with replicas, it sleeps forever."""
+    path = tmp_path / "scaledobject.yaml"
+    path.write_text(manifest().replace("service: llm", change) + more)
+    scaler = ScriptedScaler(metrics_script=[values(0)], active_script=[INACTIVE], trailers=(IDLE,))
+    async with serving(scaler) as address:
+        result = await invoke(str(path), "--address", address)
+    assert ("WARNING: nothing can wake it" in text_of(result)) is warns
+
+
+async def test_one_replica_has_not_to_be_woken(tmp_path: Path) -> None:
+    """With minReplicaCount 1 there is nothing to warn of; nor with a scaler that is not ours."""
+    scaler = ScriptedScaler(trailers=(IDLE,))
+    result = await probe_with(scaler, tmp_path, more=["minReplicaCount: 1"])
+    assert "nothing can wake it" not in text_of(result)
+    result = await probe_with(ScriptedScaler(), tmp_path)
+    assert "nothing can wake it" not in text_of(result)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -1,0 +1,106 @@
+"""What a scene of the fault table is made of: times, loads and faults."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
+
+METADATA = {"service": "llama", "targetQueueDepth": "5"}
+
+
+class Hits(StrEnum):
+    """What a fault takes away."""
+
+    PAGES = "the page of every replica, or the reports"
+    PAGE = "the page of the first replica"
+    LIST = "the list of replicas; pages that are known are read on"
+    SOURCE = "the list of replicas and all readings, as a Prometheus that is away does"
+    GATEWAY = "the wake source"
+    GAUGES = "nothing, but gauges and counters of the engine stand still"
+    ENDPOINTS = "nothing, but the list names no replica although some run"
+    SCALER = "the scaler: it is not there, and begins anew"
+    STREAM = "the stream that KEDA keeps open"
+    WALL = "nothing, but the clock on the wall is a day ahead"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something is wrong for a while."""
+
+    hits: Hits
+    since: int
+    until: int
+    reason: str = ""
+    """What the source says of it."""
+
+    def holds(self, second: int) -> bool:
+        """Whether it is there now."""
+        return self.since <= second < self.until
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Requests that wait, spread over the replicas that are ready, else at the gateway."""
+
+    since: int
+    until: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What happens when, in seconds from its beginning."""
+
+    seconds: int
+    """How long it lasts."""
+
+    replicas: int
+    """How many are there and ready when it begins."""
+
+    load: tuple[Load, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Trigger keys beside `METADATA`."""
+
+    arrivals: tuple[int, ...] = ()
+    """When a counter of the gateway rises by one request."""
+
+    gauges: bool = True
+    """Whether the gateway says how many requests it has, not only how many came."""
+
+    counter_reset: int | None = None
+    """When the gateway begins to count anew."""
+
+    leaving: Load | None = None
+    """A terminating replica, and the requests that it still works on."""
+
+    schedule_seconds: int = 5
+    """Until a new pod is listed."""
+
+    load_seconds: int = 60
+    """Until a listed pod is ready."""
+
+    def requests(self, second: int) -> int:
+        """Give the requests that really are there, those of a terminating replica aside."""
+        return sum(load.requests for load in self.load if load.since <= second < load.until)
+
+    def works(self, second: int) -> bool:
+        """Whether there is work, whatever anybody can see of it."""
+        return self.requests(second) > 0 or self.is_leaving(second)
+
+    def is_leaving(self, second: int) -> bool:
+        """Whether the terminating replica is there and works."""
+        return self.leaving is not None and self.leaving.since <= second < self.leaving.until
+
+    def fault(self, hits: Hits, second: int) -> Fault | None:
+        """Find the fault that takes this away now."""
+        return next((f for f in self.faults if f.hits is hits and f.holds(second)), None)
+
+    @property
+    def trigger(self) -> Trigger:
+        """The trigger as KEDA would send it."""
+        given = {**METADATA, **self.keys}
+        if given.get("engine") == "reports":
+            del given["service"]
+        return parse_trigger(given, Accepts(reports=True))

@@ -1,0 +1,383 @@
+"""The fault table: what goes wrong, when, and what the reader should know about it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from fault_scene import Fault, Hits, Load, Scene
+from keda_scaler.sources.endpoints import PAGE_SECONDS
+
+REASONS: Mapping[str, str] = {
+    "refuses": "cannot connect",
+    "hangs": f"no answer within {PAGE_SECONDS:g} s",
+    "answers-500": "the page answers HTTP 500",
+    "no-metrics": (
+        "the page has a line that is not an exposition: "
+        "'vllm:num_requests_waiting{engine=\"0\" is not a sample'"
+    ),
+    "half-a-page": "cannot read the page: ClientPayloadError",
+    "wrong-engine": "no series of vllm",
+    "dns-empty": "cannot connect",
+    "kubernetes-away": "the Kubernetes API server answers 500 to list EndpointSlices",
+    "service-gone": "no EndpointSlice of Service llama: does it exist?",
+    "prometheus-frozen": (
+        "the newest sample of Prometheus is older than staleSeconds (15); "
+        "staleSeconds must exceed its scrape interval"
+    ),
+    "prometheus-clock": (
+        "the clocks of Prometheus and of this server differ by more than staleSeconds (15)"
+    ),
+    "redis-away": "Redis cannot be reached",
+    "gateway-away": "cannot connect",
+}
+"""What a source says of a fault, or how that begins. `test_faults_outcomes.py` gets the same from
+real pages and real servers."""
+
+START = 60
+"""When faults begin."""
+
+_ALWAYS = 1_000_000
+_BUSY = (Load(0, _ALWAYS, 12),)
+_EPP = {"wakeFrom": "epp", "wakeService": "epp"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row of a table."""
+
+    name: str
+    what: str
+    """What happens, for people."""
+
+    scene: Scene
+    zero: int = START
+    """From which second of the scene times are counted."""
+
+    by_choice: bool = False
+    """Whether the trigger says to put replicas to sleep without proof of idleness."""
+
+    remedy: str = ""
+    """Only where the guarantee ends: what to do about it."""
+
+    mended: Mapping[str, str] = field(default_factory=dict)
+    """The trigger keys of the remedy; empty: it is no trigger key."""
+
+    @property
+    def says(self) -> str:
+        """What the source says of the fault; empty: nothing."""
+        return next((fault.reason for fault in self.scene.faults if fault.reason), "")
+
+
+def _busy(name: str, what: str, hits: Hits, minutes: int, **keys: str) -> Row:
+    """Play a fault under load: twelve requests wait for three replicas, all the time."""
+    seconds = 60 * minutes
+    usual = REASONS["refuses"] if hits in {Hits.PAGES, Hits.PAGE} else ""
+    fault = Fault(hits, START, START + seconds, REASONS.get(name, usual))
+    return Row(
+        name=name,
+        what=what,
+        scene=Scene(
+            seconds=START + seconds + 60, replicas=3, load=_BUSY, faults=(fault,), keys=keys
+        ),
+    )
+
+
+def _ending(name: str, what: str, *faults: Fault, after: int = 0, minutes: int = 17) -> Row:
+    """Play faults around the end of all work, so many seconds after `START`."""
+    load = (Load(0, START + after, 10),)
+    scene = Scene(seconds=START + 60 * minutes, replicas=2, load=load, faults=faults)
+    return Row(name=name, what=what, scene=scene)
+
+
+def _waking(name: str, what: str, scene: Scene) -> Row:
+    return Row(name=name, what=what, scene=replace(scene, keys={**_EPP, **scene.keys}))
+
+
+def _refusing(since: int, until: int, hits: Hits = Hits.PAGES) -> Fault:
+    return Fault(hits, START + since, START + until, REASONS["refuses"])
+
+
+_COUNTED = Scene(seconds=START + 480, replicas=0, arrivals=(START,))
+"""One request is counted, and does not wait."""
+
+
+def _waiting(seconds: int, **more: object) -> Scene:
+    """Let one request come at zero, and wait or be worked on for so long."""
+    load = (Load(START, START + seconds, 1),)
+    scene = Scene(seconds=START + seconds + 420, replicas=0, load=load)
+    return replace(scene, **more)  # type: ignore[arg-type]  # fields of it
+
+
+SOURCES = (
+    _busy("refuses", "Every page refuses, for 10 minutes.", Hits.PAGES, 10),
+    _busy("hangs", "Every page hangs, for 10 minutes.", Hits.PAGES, 10),
+    _busy("answers-500", "Every page answers 500, for 10 minutes.", Hits.PAGES, 10),
+    _busy("half-a-page", "Every page breaks off in the middle, for 10 minutes.", Hits.PAGES, 10),
+    _busy("no-metrics", "Every page answers 200 and no metrics, for 10 minutes.", Hits.PAGES, 10),
+    _busy("wrong-engine", "Every page is of another engine, for 10 minutes.", Hits.PAGES, 10),
+    _busy("dns-empty", "DNS has no address for `endpoints`, for 10 minutes.", Hits.PAGES, 10),
+    _busy("twenty-minutes", "Every page refuses, for 20 minutes.", Hits.PAGES, 20),
+    _busy(
+        *("half-an-hour-held", "Every page refuses, for half an hour, `holdSeconds: 3600`."),
+        *(Hits.PAGES, 30),
+        holdSeconds="3600",
+    ),
+    _busy(
+        *("one-replica-gone", "One of three busy replicas does not answer, for 10 minutes."),
+        *(Hits.PAGE, 10),
+    ),
+    _busy(
+        *("kubernetes-away", "The Kubernetes API is away, for 10 minutes; pages are read on."),
+        *(Hits.LIST, 10),
+    ),
+    _busy(
+        *("service-gone", "The Service is deleted, and is back after 10 minutes."),
+        *(Hits.SOURCE, 10),
+    ),
+    _busy(
+        *("prometheus-frozen", "Prometheus answers with old samples, for 10 minutes."),
+        *(Hits.SOURCE, 10),
+    ),
+    _busy(
+        "prometheus-clock",
+        "The clock of Prometheus jumps by an hour, or ours does; after 10 minutes it is right.",
+        *(Hits.SOURCE, 10),
+    ),
+    _busy(
+        *("redis-away", "Redis is away, for 10 minutes (`engine: reports`)."),
+        *(Hits.PAGES, 10),
+        engine="reports",
+    ),
+    _ending(
+        "one-replica-silent",
+        "All work that can be seen ends, and one of two replicas does not answer for 10 minutes.",
+        _refusing(0, 600, Hits.PAGE),
+    ),
+    _ending(
+        "work-ends-unseen",
+        "Pages refuse, for 10 minutes; all work ends a minute after they began to.",
+        _refusing(0, 600),
+        after=60,
+    ),
+    _ending(
+        "every-second-poll",
+        "All work ends, and every second poll fails.",
+        *(_refusing(second, second + 5) for second in range(0, 600, 10)),
+        minutes=7,
+    ),
+    _ending(
+        "gap-while-cooling",
+        "All work ends; pages refuse for a minute in the middle of KEDA's cooldown.",
+        _refusing(240, 300),
+        minutes=12,
+    ),
+)
+"""Faults of what is read."""
+
+SCALER = (
+    _busy(
+        "wall-clock",
+        "Our clock on the wall jumps by a day, for 10 minutes (`service`, `endpoints`).",
+        *(Hits.WALL, 10),
+    ),
+    _busy("scaler-killed", "The scaler is killed, and is back after a minute.", Hits.SCALER, 1),
+    _ending(
+        "scaler-killed-idle",
+        "All work ends; the scaler is killed in the middle of KEDA's cooldown, and is back after "
+        "5 seconds.",
+        Fault(Hits.SCALER, START + 240, START + 245),
+        minutes=11,
+    ),
+    _waking(
+        "scaler-killed-waking",
+        "At zero, a request is counted and refused; 2 minutes later, while the replica loads, the "
+        "scaler is killed, and is back after 10 seconds.",
+        replace(
+            _COUNTED,
+            load_seconds=240,
+            seconds=START + 660,
+            faults=(Fault(Hits.SCALER, START + 120, START + 130),),
+        ),
+    ),
+    _busy(
+        "keda-reconnects",
+        "KEDA's stream breaks, and is opened again a minute later.",
+        *(Hits.STREAM, 1),
+    ),
+    _waking(
+        "keda-reconnects-waking",
+        "At zero, a request comes and waits while the stream is broken, for a minute.",
+        _waiting(300, faults=(Fault(Hits.STREAM, START - 10, START + 60),)),
+    ),
+)
+"""Faults of the scaler, and between KEDA and it."""
+
+WAKING = (
+    _waking(
+        "impatient-request",
+        "At zero, a request is counted and refused; no other follows.",
+        _COUNTED,
+    ),
+    _waking(
+        "slow-start",
+        "The same, and the replica takes 8 minutes to load, longer than `coldStartSeconds`.",
+        replace(_COUNTED, load_seconds=480, seconds=START + 900),
+    ),
+    _waking(
+        "slow-start-waited-for",
+        "At zero, a request comes and waits; the replica takes 20 minutes to load.",
+        _waiting(1300, load_seconds=1200),
+    ),
+    _waking(
+        "no-node",
+        "At zero, a request comes and waits; for 15 minutes there is no node for the pod.",
+        _waiting(1000, schedule_seconds=900),
+    ),
+    _waking(
+        "kubernetes-away-waking",
+        "At zero, a request comes and is worked on; the Kubernetes API is away, for 15 minutes.",
+        _waiting(1000, faults=(Fault(Hits.LIST, START, START + 900, REASONS["kubernetes-away"]),)),
+    ),
+    _waking(
+        "counter-reset",
+        "At zero, the gateway restarts and counts anew; 2 minutes later a request is counted.",
+        replace(_COUNTED, arrivals=(START + 120,), counter_reset=START, seconds=START + 600),
+    ),
+    _waking(
+        "gateway-away-at-zero",
+        "At zero, the gateway is away, for 10 minutes; a request waits from the third on.",
+        _waiting(
+            1000,
+            load=(Load(START + 180, START + 900, 1),),
+            faults=(Fault(Hits.GATEWAY, START, START + 600, REASONS["gateway-away"]),),
+        ),
+    ),
+    _waking(
+        "gateway-away",
+        "All work ends, and the gateway is away, for 10 minutes.",
+        Scene(
+            seconds=START + 1020,
+            replicas=2,
+            load=(Load(0, START, 10),),
+            faults=(Fault(Hits.GATEWAY, START, START + 600, REASONS["gateway-away"]),),
+        ),
+    ),
+)
+"""Faults of the wake source, and of cold starts."""
+
+_FROZEN = Scene(
+    seconds=START + 1200,
+    replicas=3,
+    load=(Load(0, START + 120, 12),),
+    faults=(Fault(Hits.GAUGES, START, _ALWAYS),),
+)
+
+REPLICAS = (
+    Row(
+        name="gauges-frozen-hold",
+        what="Gauges and counters of every engine freeze while requests wait (`onStuck: hold`).",
+        scene=_FROZEN,
+    ),
+    Row(
+        name="gauges-frozen-idle",
+        what="The same with `onStuck: idle`.",
+        scene=replace(_FROZEN, keys={"onStuck": "idle"}),
+        by_choice=True,
+    ),
+    Row(
+        name="terminating",
+        what="All work ends but that of a terminating replica, which takes 10 minutes more.",
+        scene=Scene(
+            seconds=START + 1020,
+            replicas=1,
+            load=(Load(0, START, 4),),
+            leaving=Load(0, START + 600, 1),
+        ),
+    ),
+)
+"""What replicas themselves do."""
+
+TABLES: Mapping[str, tuple[Row, ...]] = {
+    "sources": SOURCES,
+    "scaler": SCALER,
+    "waking": WAKING,
+    "replicas": REPLICAS,
+}
+"""Every row in which no replica with work, or with unknown work, is put to sleep."""
+
+ENDS = (
+    replace(
+        _busy("half-an-hour", "Every page refuses, for half an hour.", Hits.PAGES, 30),
+        remedy="`holdSeconds` as long as the longest outage to survive",
+        mended={"holdSeconds": "3600"},
+    ),
+    replace(
+        _busy(
+            *("error-instead", "Every page refuses, for 10 minutes, `onUnknown: error`."),
+            *(Hits.PAGES, 10),
+            onUnknown="error",
+        ),
+        remedy="`onUnknown: hold`, or KEDA's `fallback`",
+        mended={"onUnknown": "hold"},
+    ),
+    replace(
+        _busy("scaler-away", "The scaler is away, for 10 minutes.", Hits.SCALER, 10),
+        remedy="two pods of the scaler, on two nodes",
+    ),
+    Row(
+        name="killed-in-an-outage",
+        what="Every page refuses, for 10 minutes; after the first the scaler is killed, and is "
+        "back after 5 seconds.",
+        scene=Scene(
+            seconds=START + 660,
+            replicas=3,
+            load=_BUSY,
+            faults=(_refusing(0, 600), Fault(Hits.SCALER, START + 60, START + 65)),
+        ),
+        remedy="KEDA's `fallback`",
+    ),
+    Row(
+        name="new-in-an-outage",
+        what="The ScaledObject is new, and every page refuses, for 2 minutes.",
+        scene=Scene(
+            seconds=START + 120, replicas=3, load=_BUSY, faults=(_refusing(-START, START),)
+        ),
+        zero=0,
+        remedy="`initialCooldownPeriod` in the ScaledObject",
+    ),
+    replace(
+        _waking(
+            "kubernetes-away-counters-only",
+            "At zero, a request comes through a gateway that only counts, and is worked on; the "
+            "Kubernetes API is away, for 15 minutes.",
+            _waiting(
+                1000,
+                arrivals=(START,),
+                gauges=False,
+                faults=(Fault(Hits.LIST, START, START + 900, REASONS["kubernetes-away"]),),
+            ),
+        ),
+        remedy="`coldStartSeconds` as long as the longest request",
+        mended={"coldStartSeconds": "1800"},
+    ),
+    replace(
+        _busy(
+            "selects-nothing",
+            "The Service selects no pod any more, for 10 minutes, although three work.",
+            *(Hits.ENDPOINTS, 10),
+        ),
+        remedy="`wakeFrom`, with a gateway that tells of requests in flight",
+        mended=_EPP,
+    ),
+    replace(
+        _waking(
+            "no-node-counters-only",
+            "At zero, a request comes and waits at a gateway that only counts; for 15 minutes "
+            "there is no node for the pod.",
+            _waiting(1000, schedule_seconds=900, arrivals=(START,), gauges=False),
+        ),
+        remedy="`coldStartSeconds` as long as the longest cold start, nodes included",
+        mended={"coldStartSeconds": "1800"},
+    ),
+)
+"""Where the guarantee ends: KEDA's race turns an error of ours into "inactive", or, in the last
+two, nobody can know of the work."""

@@ -1,0 +1,122 @@
+"""The world of a scene: its pods, what their pages say, and what the gateway says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fault_scene import Hits, Load, Scene
+from keda_scaler import engines
+from keda_scaler.core.readings import Demand, Engine, Missing, Readings, Replica, Value
+from keda_scaler.core.reports import Tally
+from keda_scaler.core.signals import Signal
+from keda_scaler.gateways.counters import Series, rose
+
+Pages = Mapping[str, tuple[Readings, Engine | None]]
+"""What one poll of every replica's page gives."""
+
+_LOADING = "cannot connect: refused"
+_SERIES: Series = ("requests_total", frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class _Pod:
+    name: str
+    born: int
+
+
+class World:
+    """Pods, as many as KEDA wants: listed a while after that, and ready a while later."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self._pods: list[_Pod] = []
+        self._made = 0
+        self._counted: Mapping[Series, float] | None = None
+        self.scale(scene.replicas, -scene.schedule_seconds - scene.load_seconds)
+
+    @property
+    def created(self) -> int:
+        """Pods that exist."""
+        return len(self._pods)
+
+    def ready(self, second: int) -> int:
+        """Count the pods that are ready."""
+        return sum(replica.ready for replica in self._running(second))
+
+    def scale(self, count: int, second: int) -> None:
+        """Make or end pods."""
+        del self._pods[count:]
+        while len(self._pods) < count:
+            self._made += 1
+            self._pods.append(_Pod(f"llama-{self._made}", second))
+
+    def listed(self, second: int) -> list[Replica]:
+        """Give what Kubernetes lists."""
+        found = [] if self.scene.fault(Hits.ENDPOINTS, second) else self._running(second)
+        if self.scene.is_leaving(second):
+            found.append(Replica("llama-0", ready=False, terminating=True))
+        return found
+
+    def pages(self, second: int, now: float) -> Pages:
+        """Read the page of every replica that is listed."""
+        scene = self.scene
+        frozen = scene.fault(Hits.GAUGES, second)
+        moved = second if frozen is None else frozen.since
+        ready = scene.replicas if frozen else self.ready(second)
+        pages = {}
+        for replica in self.listed(second):
+            requests: float | None = scene.requests(moved) / ready if replica.ready else None
+            if replica.terminating and isinstance(scene.leaving, Load):
+                requests = scene.leaving.requests
+            pages[replica.name] = _page(requests, moved, now)
+        broken = scene.fault(Hits.PAGES, second)
+        if broken is not None:
+            pages = {name: (engines.missing(broken.reason), None) for name in pages}
+        first = scene.fault(Hits.PAGE, second)
+        if first is not None and pages:
+            pages[min(pages)] = engines.missing(first.reason), None
+        return pages
+
+    def reports(self, second: int, now: float) -> Tally | Missing:
+        """Read what is reported: all that wait, and one that runs where one can."""
+        fault = self.scene.fault(Hits.PAGES, second)
+        if fault is not None:
+            return Missing(fault.reason)
+        waiting = self.scene.requests(second)
+        return Tally(waiting, int(waiting > 0 and self.ready(second) > 0), now)
+
+    def demand(self, second: int, now: float) -> Demand | Missing:
+        """Read the gateway."""
+        scene = self.scene
+        fault = scene.fault(Hits.GATEWAY, second)
+        if fault is not None:
+            return Missing(fault.reason)
+        reset = scene.counter_reset
+        is_reset = reset is not None and second >= reset
+        since, base = (reset or 0, 0.0) if is_reset else (-1, 1000.0)
+        counted = {_SERIES: base + sum(since < arrival <= second for arrival in scene.arrivals)}
+        arrived, self._counted = rose(self._counted, counted), counted
+        requests = float(scene.requests(second)) if scene.gauges else 0.0
+        return Demand(0.0 if self.ready(second) else requests, requests, arrived, now)
+
+    def forget(self) -> None:
+        """Let the next reading of the gateway's counters be a first one."""
+        self._counted = None
+
+    def _running(self, second: int) -> list[Replica]:
+        scheduled, loaded = self.scene.schedule_seconds, self.scene.load_seconds
+        return [
+            Replica(pod.name, ready=second >= pod.born + scheduled + loaded)
+            for pod in self._pods
+            if second >= pod.born + scheduled
+        ]
+
+
+def _page(requests: float | None, moved: int, now: float) -> tuple[Readings, Engine | None]:
+    """Give what a page says; with no requests at all, not even 0, nobody serves it yet."""
+    if requests is None:
+        return engines.missing(_LOADING), None
+    readings = {
+        Signal.QUEUE_DEPTH: Value(requests, now),
+        Signal.CONCURRENCY: Value(requests + (requests > 0), now),
+    }
+    return readings, Engine("vllm", reserves_memory=True, progress=float(moved))

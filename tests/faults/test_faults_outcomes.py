@@ -1,0 +1,255 @@
+"""What each fault of a source looks like to the store: real pages, real servers."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+import endpoint_reading
+from endpoint_reading import serving
+from fault_scenes import REASONS
+from keda_scaler.core.addresses import AddressRules
+from keda_scaler.core.readings import Engine, Missing, Value
+from keda_scaler.core.reports import Tally
+from keda_scaler.core.signals import Signal
+from keda_scaler.errors import SourceError
+from keda_scaler.sim.kubernetes import Fault, SimulatedCluster, SimulatedEndpoint
+from keda_scaler.sim.requests import Request
+from keda_scaler.sim.server import FailureMode, SimulatedEngine
+from keda_scaler.sources import endpoints
+from keda_scaler.sources.endpoints import Pages
+from keda_scaler.sources.kubernetes import ServiceDirectory, at_url
+from keda_scaler.sources.prometheus import PrometheusServer, PrometheusSource
+from keda_scaler.sources.redisreports import RedisReports
+from keda_scaler.sources.redisserver import RedisServer
+from prometheus_fake import FakePrometheus
+from prometheus_server import free_port
+from prometheus_sink import RULES, trigger_of, until
+from prometheus_sink import reading as through_prometheus
+
+CAPTURES = Path(__file__).parents[1] / "captures"
+RESOLVING = AddressRules.parse(["127.0.0.0/8", "llama.invalid"])
+
+
+async def page_outcome(url: str, engine: str = "vllm") -> str:
+    """Read a page once, and say why nothing was measured."""
+    async with endpoint_reading.reading(
+        {"endpoints": url, "engine": engine}, RESOLVING
+    ) as notebook:
+        await notebook.until(lambda: notebook.readings)
+    reading = notebook.readings[url][Signal.CONCURRENCY]
+    assert isinstance(reading, Missing), reading
+    assert notebook.listings, "the list of replicas is not what is wrong"
+    return reading.reason
+
+
+async def test_refuses() -> None:
+    """Nobody listens."""
+    outcome = await page_outcome(f"http://127.0.0.1:{free_port()}/metrics")
+
+    assert outcome.startswith(REASONS["refuses"])
+
+
+async def test_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection stands, and no answer comes."""
+    given = f"{endpoints.PAGE_SECONDS:g} s"
+    monkeypatch.setattr(endpoints, "PAGE_SECONDS", 0.2)
+    async with SimulatedEngine() as engine:
+        engine.set_mode(FailureMode.HANG)
+        outcome = await page_outcome(f"{engine.url}/metrics")
+
+    assert outcome.replace("0.2 s", given) == REASONS["hangs"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "mode"),
+    [
+        ("answers-500", FailureMode.ERROR),
+        ("no-metrics", FailureMode.GARBAGE),
+        ("wrong-engine", FailureMode.NO_FAMILIES),
+    ],
+)
+async def test_the_page_is_wrong(fault: str, mode: FailureMode) -> None:
+    """It comes, and it is not the one that the trigger asks for."""
+    async with SimulatedEngine() as engine:
+        engine.set_mode(mode)
+        assert await page_outcome(f"{engine.url}/metrics") == REASONS[fault]
+
+
+async def test_another_engine() -> None:
+    """The Service now has pods of SGLang behind it, the trigger says vLLM."""
+    body = (CAPTURES / "sglang__prefill-busy.prom").read_bytes()
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(body=body, content_type="text/plain")
+
+    async with serving(page) as url:
+        assert await page_outcome(url) == REASONS["wrong-engine"]
+
+
+async def test_half_a_page() -> None:
+    """The connection breaks in the middle of it."""
+    body = (CAPTURES / "vllm-0.32.0__busy-queue.prom").read_bytes()
+
+    async def page(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(len(body))})
+        response.content_type = "text/plain"
+        await response.prepare(request)
+        await response.write(body[: len(body) // 2])
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    async with serving(page) as url:
+        assert await page_outcome(url) == REASONS["half-a-page"]
+
+
+async def test_no_name() -> None:
+    """DNS has no address for the name; how a resolver says so is up to the system."""
+    outcome = await page_outcome("http://llama.invalid:8000/metrics")
+
+    assert outcome.startswith(REASONS["dns-empty"])
+
+
+@contextlib.asynccontextmanager
+async def kubernetes(*pods: str) -> AsyncIterator[tuple[SimulatedCluster, ServiceDirectory]]:
+    """Run an API server with a Service."""
+    async with SimulatedCluster() as cluster:
+        listed = [SimulatedEndpoint("127.0.0.1", pod, free_port()) for pod in pods]
+        cluster.put_service("default", "llama", listed)
+        yield cluster, ServiceDirectory(configure=at_url(cluster.url))
+
+
+async def test_kubernetes_is_away() -> None:
+    """Nothing is listed, and what was listed is not taken back."""
+    async with kubernetes("llama-1") as (cluster, directory):
+        cluster.fail(Fault(status=500), times=1000)
+        async with endpoint_reading.reading({"service": "llama"}, directory=directory) as notebook:
+            await notebook.until(lambda: notebook.problems)
+
+    assert notebook.problems[0] == REASONS["kubernetes-away"]
+    assert not notebook.listings
+
+
+async def test_the_service_is_gone() -> None:
+    """A Service without EndpointSlices is no Service without pods."""
+    async with (
+        kubernetes("llama-1") as (cluster, directory),
+        endpoint_reading.reading({"service": "llama"}, directory=directory) as notebook,
+    ):
+        await notebook.until(lambda: notebook.listings)
+        cluster.delete_service("default", "llama")
+        await notebook.until(lambda: notebook.problems)
+
+    assert notebook.problems[0] == REASONS["service-gone"]
+    assert all(notebook.listings)
+
+
+async def test_a_service_that_selects_nothing() -> None:
+    """It lists no replica, which is an answer."""
+    async with (
+        kubernetes("llama-1") as (cluster, directory),
+        endpoint_reading.reading({"service": "llama"}, directory=directory) as notebook,
+    ):
+        await notebook.until(lambda: notebook.listings)
+        cluster.put_service("default", "llama", [])
+        await notebook.until(lambda: notebook.listings[-1] == ())
+
+    assert not notebook.problems
+
+
+async def prometheus_outcome(fake: FakePrometheus, ahead: float = 0.0) -> str:
+    """Read through a Prometheus with our own clock so far ahead of the true time."""
+    source = PrometheusSource(
+        {"main": PrometheusServer(fake.url)}, RULES, wall=lambda: time.time() + ahead
+    )
+    async with through_prometheus(source, "models", trigger_of(staleSeconds="15")) as sink:
+        await until(lambda: sink.listings or sink.reasons)
+    assert not sink.listings
+    return sink.reasons[0]
+
+
+async def test_prometheus_is_frozen() -> None:
+    """It answers, with what it scraped minutes ago: nothing is listed and nothing read."""
+    async with FakePrometheus() as fake:
+        fake.scraped_ago = 300.0
+        assert await prometheus_outcome(fake) == REASONS["prometheus-frozen"]
+
+
+@pytest.mark.parametrize("ours", [False, True])
+async def test_clocks_differ(*, ours: bool) -> None:
+    """Prometheus' clock jumped, or ours: the ages of samples cannot be told."""
+    async with FakePrometheus() as fake:
+        fake.clock_ahead = 0.0 if ours else 3600.0
+        outcome = await prometheus_outcome(fake, ahead=3600.0 if ours else 0.0)
+
+    assert outcome == REASONS["prometheus-clock"]
+
+
+async def test_our_clock_on_the_wall_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is read directly is as old as the monotonic clock says."""
+    real = time.time
+    async with SimulatedEngine() as engine:
+        engine.submit_all(Request(100, 100), 3)
+        monkeypatch.setattr(time, "time", lambda: real() + 86_400.0)
+        url = f"{engine.url}/metrics"
+        before = time.monotonic()
+        async with endpoint_reading.reading({"endpoints": url, "engine": "vllm"}) as notebook:
+            await notebook.until(lambda: notebook.readings)
+
+    value = notebook.readings[url][Signal.CONCURRENCY]
+    assert isinstance(value, Value)
+    assert before <= value.at <= time.monotonic()
+
+
+async def test_gauges_stand_still() -> None:
+    """The counters tell whether requests get on: they do, and the engine is not stuck."""
+    async with SimulatedEngine() as engine:
+        engine.submit_all(Request(100, 1000), 3)
+        engine.set_mode(FailureMode.FREEZE)
+        url = f"{engine.url}/metrics"
+        async with endpoint_reading.reading({"endpoints": url, "pollSeconds": "1"}) as notebook:
+            await notebook.until(lambda: len(set(map(_progress, notebook.engines))) > 1)
+
+
+def _progress(engine: Engine | None) -> float:
+    assert engine is not None
+    assert engine.progress is not None
+    return engine.progress
+
+
+async def test_redis_is_away() -> None:
+    """What is stated is unknown, not zero."""
+    known: list[Tally | Missing] = []
+    told = asyncio.Event()
+
+    def changed(tally: Tally | Missing) -> None:
+        known.append(tally)
+        told.set()
+
+    keeper = RedisReports(RedisServer(f"redis://127.0.0.1:{free_port()}/0"))
+    end = keeper.watch("default", "llama", changed)
+    try:
+        async with asyncio.timeout(15):
+            await told.wait()
+    finally:
+        end()
+        await keeper.aclose()
+
+    assert known[0] == Missing(REASONS["redis-away"])
+
+
+async def test_the_gateway_is_away() -> None:
+    """Its page is fetched as any other."""
+    pages = Pages(RESOLVING, lambda *_: None, time.monotonic)
+    try:
+        with pytest.raises(SourceError) as caught:
+            await pages.fetch(f"http://127.0.0.1:{free_port()}/metrics")
+    finally:
+        await pages.close()
+
+    assert str(caught.value).startswith(REASONS["gateway-away"])
