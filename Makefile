@@ -20,9 +20,9 @@ demo: $(VENV)/runtime  ## install, and watch a model scale from 0 to N and back
 	@exec $(BIN)/keda-scaler demo
 
 test: check tools  ## install everything, and run all that CI runs
-	$(BIN)/coverage run -m pytest tests/core tests/engines
+	$(BIN)/coverage run -m pytest tests/core tests/engines tests/gateways
 	$(BIN)/coverage report
-	$(BIN)/pytest -n 2 --dist loadgroup --ignore tests/core --ignore tests/engines
+	$(BIN)/pytest -n 2 --dist loadgroup --ignore tests/core --ignore tests/engines --ignore tests/gateways
 
 check: $(VENV)/dev  ## format, lint, types, layers, generated code
 	$(BIN)/ruff format --check .
@@ -35,12 +35,15 @@ fmt: $(VENV)/dev  ## format, and mend what can be mended
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev  ## parsing beside the library, throughput beside a bare server, in the same run
+bench: $(VENV)/dev tools  ## parsing beside the library, throughput and waking beside bare servers
 	$(BIN)/python benchmarks/parsing.py
 	$(BIN)/python benchmarks/unary.py
+	$(BIN)/python benchmarks/waking.py
 
-docs: $(VENV)/dev  ## write docs/engines.md from the dialects
+docs: $(VENV)/dev  ## write docs/engines.md, docs/gateways.md and the tables of docs/faults.md
 	tools/render-engines
+	tools/render-gateways
+	tools/render-faults
 
 proto: $(VENV)/dev  ## generate keda_scaler/pb
 	$(BIN)/python -m grpc_tools.protoc --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. $(PROTO_FLAGS)
@@ -50,10 +53,13 @@ lock: $(VENV)/dev  ## pin requirements/, with hashes
 	$(COMPILE) --extra dev -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
 	$(COMPILE) -c requirements/dev.txt requirements/build.in -o requirements/build.txt
 
-tools: .cache/tools/bin/prometheus  ## fetch what tests use beside Python
+tools: .cache/tools/bin/prometheus .cache/tools/bin/redis-server  ## fetch what tests use beside Python
 
 .cache/tools/bin/prometheus: tools/fetch-prometheus
 	tools/fetch-prometheus $@
+
+.cache/tools/bin/redis-server: tools/fetch-redis
+	tools/fetch-redis $@
 
 $(VENV)/runtime: requirements/runtime.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -45,7 +46,13 @@ class Server:
 
     name: str
     process: "subprocess.Popen[str]"
-    port: int
+    ports: tuple[int, ...]
+    """Where it listens, in the order in which it says so."""
+
+    @property
+    def port(self) -> int:
+        """The first of them."""
+        return self.ports[0]
 
     def cpu_seconds(self) -> float:
         """Give the CPU time of all its threads so far, in user and kernel."""
@@ -63,9 +70,14 @@ class Server:
 
 @contextlib.contextmanager
 def running(
-    name: str, command: Sequence[str], core: int, env: Mapping[str, str] | None = None
+    name: str,
+    command: Sequence[str],
+    core: int,
+    env: Mapping[str, str] | None = None,
+    *,
+    ports: int = 1,
 ) -> Iterator[Server]:
-    """Run a server on one core; the first address that it prints is where it listens.
+    """Run a server on one core; the first addresses that it prints are where it listens.
 
     Raises:
         StartError: when it does not say so in time.
@@ -75,11 +87,11 @@ def running(
     watchdog = threading.Timer(START_SECONDS, process.kill)
     watchdog.start()
     try:
-        port = _port(process)
-        if port is None:
+        found = tuple(islice(_ports(process), ports))
+        if len(found) < ports:
             raise StartError(f"{name} did not start; try it: {' '.join(command)}")
         watchdog.cancel()
-        yield Server(name, process, port)
+        yield Server(name, process, found)
     finally:
         watchdog.cancel()
         _stop(process)
@@ -102,13 +114,12 @@ def _start(
         os.sched_setaffinity(0, ours)
 
 
-def _port(process: "subprocess.Popen[str]") -> int | None:
+def _ports(process: "subprocess.Popen[str]") -> Iterator[int]:
     assert process.stdout
     for line in process.stdout:
         found = _ADDRESS.search(line.rstrip())
         if found:
-            return int(found[1])
-    return None
+            yield int(found[1])
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:

@@ -5,7 +5,6 @@ import importlib
 import json
 import math
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,18 +13,11 @@ from typing import Any
 import grpc
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "unary.py"
+from benchmark_process import BENCHMARKS, run_benchmark
 
 
 def benchmark(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, str(SCRIPT), "--seconds", "0.3", "--rounds", "1", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        out, err = process.communicate(timeout=50)
-    finally:
-        process.terminate()  # not killed: it has servers of its own to stop
-        process.wait(10)
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
+    return run_benchmark("unary.py", "--seconds", "0.3", "--rounds", "1", *arguments)
 
 
 @contextlib.contextmanager
@@ -89,7 +81,7 @@ def test_client_tells_failed_calls_from_good_ones(monkeypatch: pytest.MonkeyPatc
 
     The good answer is long, so that either side has to let the other send more.
     """
-    monkeypatch.syspath_prepend(SCRIPT.parent)
+    monkeypatch.syspath_prepend(BENCHMARKS)
     unary_client = importlib.import_module("unary_client")
     good = bytes(9_000)
     with echoing() as port:

@@ -11,6 +11,7 @@ import yaml
 from keda_scaler.app import DEMO_HOST
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
+from keda_scaler.keda.report import can_wake
 from keda_scaler.keda.scaledobject import ScaledObject, parse_scaled_object
 from keda_scaler.settings import load_settings
 
@@ -43,7 +44,8 @@ def accepts(text: str) -> Accepts:
     settings = load_settings({key[2:].replace("-", "_"): given for key, given in flags.items()})
     demo = [DEMO_HOST] if "`make run`" in text else []
     rules = AddressRules.parse([*settings.allow_address, *demo])
-    return Accepts(frozenset(settings.prometheus), rules)
+    reports = "--report-tokens" in text
+    return Accepts(frozenset(settings.prometheus), rules, reports=reports)
 
 
 def check(scaled_object: ScaledObject, allowed: Accepts) -> list[Trigger]:
@@ -71,13 +73,28 @@ def test_an_example_that_may_sleep_can_wake(path: Path) -> None:
     """Replicas that are not there tell nothing: something else must know of requests."""
     scaled_object = parse_scaled_object(path.read_text())
 
-    wakes = [
-        trigger
-        for trigger in scaled_object.triggers
-        if not trigger.is_external or "endpoints" in trigger.metadata
-    ]
-    assert wakes or scaled_object.min_replica_count > 0
+    assert scaled_object.min_replica_count == 0, "each shows how a model sleeps"
+    assert any(can_wake(trigger) for trigger in scaled_object.triggers)
     assert scaled_object.fallback is None or scaled_object.fallback.replicas > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "wakes", "place"),
+    [
+        ("scaledobject-vllm", "epp", "llama-epp"),
+        ("scaledobject-vllm-prometheus", "epp", None),
+        ("scaledobject-reports", None, None),
+    ],
+)
+def test_one_trigger_is_enough(name: str, wakes: str | None, place: str | None) -> None:
+    """To count the load, to sleep and to wake."""
+    text = (ROOT / "manifests" / "examples" / f"{name}.yaml").read_text()
+
+    (trigger,) = check(parse_scaled_object(text), accepts(text))
+
+    assert (trigger.wake_from, trigger.wake_service) == (wakes, place)
+    assert trigger.by_reports is (wakes is None)
+    assert trigger.cold_start_seconds > trigger.idle_seconds
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
