@@ -18,6 +18,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 SERVICE = pb.DESCRIPTOR.services_by_name["ExternalScaler"].full_name
 METHOD = "GetMetrics"
 METRIC = Signal.QUEUE_DEPTH.value
+METRICS = (METRIC, Signal.GPU_MEMORY_PRESSURE.value)
 
 TARGETS = 50
 """ScaledObjects that are asked about in turn."""
@@ -58,23 +59,42 @@ def reference(target: int, given: dict[str, str]) -> pb.ScaledObjectRef:
 def requests(given: dict[str, str], seed: int = 3) -> list[bytes]:
     """Give serialized GetMetricsRequests; neighbours are of different targets."""
     chance = random.Random(seed)
-    messages = []
-    for _ in range(ORDERS):
-        for target in range(TARGETS):
-            keys = list(given)
-            chance.shuffle(keys)
-            entries = (pb.ScaledObjectRef(scalerMetadata={key: given[key]}) for key in keys)
-            parts = [reference(target, {}), *entries]
-            # Serialized messages one after the other are the serialized sum of them.
-            ref = b"".join(part.SerializeToString() for part in parts)
-            messages.append(_field(_SCALED_OBJECT_REF, ref) + _field(_METRIC_NAME, METRIC.encode()))
-    return messages
+    return [
+        metrics_request(reference_bytes(reference(target, {}), given, chance), METRIC)
+        for _ in range(ORDERS)
+        for target in range(TARGETS)
+    ]
 
 
-def constant_response() -> bytes:
-    """Give the answer of the bare server, of the same shape as ours."""
+def reference_bytes(
+    bare: pb.ScaledObjectRef, given: dict[str, str], chance: random.Random
+) -> bytes:
+    """Serialize a reference with the metadata in any order."""
+    keys = list(given)
+    chance.shuffle(keys)
+    entries = (pb.ScaledObjectRef(scalerMetadata={key: given[key]}) for key in keys)
+    # Serialized messages one after the other are the serialized sum of them.
+    return b"".join(part.SerializeToString() for part in (bare, *entries))
+
+
+def metrics_request(reference: bytes, metric: str) -> bytes:
+    """Serialize a GetMetricsRequest."""
+    return _field(_SCALED_OBJECT_REF, reference) + _field(_METRIC_NAME, metric.encode())
+
+
+def constant_responses() -> dict[str, bytes]:
+    """Give the answers of the bare server by method, of the same shapes as ours."""
     value = pb.MetricValue(metricName=METRIC, metricValue=3, metricValueFloat=3.0)
-    return pb.GetMetricsResponse(metricValues=[value]).SerializeToString()
+    specs = [pb.MetricSpec(metricName=m, targetSize=5, targetSizeFloat=5.0) for m in METRICS]
+    active = pb.IsActiveResponse(result=True).SerializeToString()
+    of_specs = pb.GetMetricSpecResponse(metricSpecs=specs).SerializeToString()
+    return {
+        "GetMetricSpec": of_specs,
+        METHOD: pb.GetMetricsResponse(metricValues=[value]).SerializeToString(),
+        "IsActive": active,
+        "StreamIsActive": active,
+        "StreamMetricSpec": of_specs,
+    }
 
 
 def holds_value(payload: bytes) -> bool:

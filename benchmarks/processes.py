@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -58,6 +59,11 @@ class Server:
         """Give the CPU time of all its threads so far, in user and kernel."""
         # The clock that clock_getcpuclockid(3) gives for a process; Python does not wrap it.
         return time.clock_gettime((~self.process.pid << 3) | 2)
+
+    def rss_mib(self) -> float:
+        """Give the memory that it has resident."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def pause(self) -> None:
         """Stop it in its tracks, so that it takes no time from a server that is measured."""

@@ -23,8 +23,9 @@ from typing import Any
 
 import grpc
 import keda_calls
+from http2 import ProtocolError
 from processes import Cores, Server, StartError, running
-from unary_client import Load, ProtocolError, UnaryClient
+from unary_client import Load, UnaryClient
 from unary_results import BARE, OURS, Comparison, Measurement, compare, percentile, table
 
 from keda_scaler.pb import externalscaler_pb2 as pb

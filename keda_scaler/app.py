@@ -13,6 +13,7 @@ import structlog
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.trigger import Accepts
 from keda_scaler.errors import SettingsError
+from keda_scaler.garbage import keep_frozen
 from keda_scaler.reload import Reloader
 from keda_scaler.rpc.server import Server
 from keda_scaler.rpc.servicer import Servicer
@@ -99,6 +100,8 @@ class App:
         servicer = Servicer(
             store, _accepts(settings), telemetry, settings.max_connection_age_seconds
         )
+        frozen = keep_frozen(lambda: store.made + servicer.streams_made)
+        exits.push_async_callback(_cancel, asyncio.create_task(frozen, name="garbage"))
         server = Server(servicer, settings.grpc_address, settings.tls)
         await server.start()
         exits.push_async_callback(self._drain, server)

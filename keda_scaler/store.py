@@ -265,6 +265,8 @@ class Store:
         self._observe = observe
         self._clock = clock
         self._targets: dict[Key, tuple[Target, Callable[[], None]]] = {}
+        self.made = 0
+        """Targets that there have been so far."""
 
     def __len__(self) -> int:
         return len(self._targets)
@@ -288,6 +290,7 @@ class Store:
         if len(self._targets) >= MAX_TARGETS:
             raise TooManyTargetsError(f"{MAX_TARGETS} targets are followed already")
         target = Target(namespace, name, trigger, self._clock, self._observe)
+        self.made += 1
         self._targets[key] = (target, self._follow(target))
         return target
 

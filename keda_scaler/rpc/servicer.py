@@ -160,6 +160,11 @@ class Servicer(ExternalScalerServicer):
         self._triggers = Triggers(accepts)
         self._streams = OpenStreams(max_connection_age_seconds)
 
+    @property
+    def streams_made(self) -> int:
+        """Streams that there have been so far."""
+        return self._streams.made
+
     def end_streams(self) -> None:
         """End every open stream, and every later one, with OK: KEDA then comes back soon."""
         self._streams.end()
@@ -232,7 +237,8 @@ class Servicer(ExternalScalerServicer):
                     await target.changed()
                     continue
                 told = state
-                yield pb.IsActiveResponse(result=state is State.ACTIVE)
+                async with self._streams.turn():
+                    yield pb.IsActiveResponse(result=state is State.ACTIVE)
                 await stream.pause(PUSH_SECONDS)
                 await _next(target, told, stream)
         self._triggers.parse(_key(request), request.scalerMetadata)  # a reload may have refused it
@@ -251,7 +257,8 @@ class Servicer(ExternalScalerServicer):
                 specs = to_metric_specs(self._triggers.parse(key, request.scalerMetadata))
                 if specs != told:
                     told = specs
-                    yield specs
+                    async with self._streams.turn():
+                        yield specs
                 await woken.wait()
 
     def target(self, ref: pb.ScaledObjectRef) -> Target:

@@ -8,12 +8,20 @@ at shutdown, and before its connection reaches the age at which it is closed.
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 AGE_SHARE = (0.8, 0.95)
 """How long a stream lives, as a share of the longest age of a connection; drawn between the two, so
 that streams which were opened together do not end together. At its age a connection takes no new
 calls, and it is closed that long again after that: a stream that began just before has its time."""
+
+
+WRITES_AT_ONCE = 20
+"""Messages that are under way to streams at the same time. When thousands are due, calls have their
+turn between them."""
+
+WRITE_SECONDS = 0.1
+"""How long a message may keep others waiting: some clients read slowly, or not at all."""
 
 
 class OpenStream:
@@ -50,6 +58,21 @@ class OpenStreams:
         self._max_age_seconds = max_age_seconds
         self._open: set[OpenStream] = set()
         self._ended = False
+        self._turns = asyncio.Semaphore(WRITES_AT_ONCE)
+        self.made = 0
+        """Streams that there have been so far."""
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn to write. One that takes `WRITE_SECONDS` keeps others waiting no more."""
+        await self._turns.acquire()
+        over = asyncio.get_running_loop().call_later(WRITE_SECONDS, self._turns.release)
+        try:
+            yield
+        finally:
+            if over.when() > asyncio.get_running_loop().time():  # else it is over, or about to be
+                over.cancel()
+                self._turns.release()
 
     @contextlib.contextmanager
     def opened(self, wake: Callable[[], None]) -> Iterator[OpenStream]:
@@ -62,6 +85,7 @@ class OpenStreams:
         if self._ended:
             stream.end()
         self._open.add(stream)
+        self.made += 1
         try:
             yield stream
         finally:

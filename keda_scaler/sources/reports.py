@@ -29,7 +29,7 @@ from keda_scaler.sources.sink import Clock, Sink, TargetSink
 REPLICA = "reports"
 """What stands for the replicas, which reports do not tell of."""
 
-_TOLD_AT_ONCE = 100
+_TOLD_AT_ONCE = 1
 """Watchers that are told before others get their turn on the event loop."""
 
 _log = structlog.get_logger(__name__)

@@ -1,0 +1,321 @@
+"""The load of a fleet: what KEDA asks about thousands of ScaledObjects, for a minute.
+
+The scaler is the command that users run, with its metrics on, on one core. The client (KEDA's one
+connection, open loop, with every stream open) and the pages that are read meanwhile are on another.
+A bare server that knows nothing gets the same load in the same run, in turns. At the end every page
+hangs, and the scaler is asked on.
+
+Exit code 1: a call failed or was missed, a stream ended, or a p99 is above its limit.
+"""
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import signal
+import sys
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import keda_calls
+from fleet_calls import CALLS, POLL_SECONDS, ScaledObject, fleet, schedule
+from fleet_client import FleetClient, Played
+from http2 import ProtocolError
+from processes import Cores, Server, StartError, running
+from tables import lay_out
+from unary_results import BARE, OURS, percentile
+
+from keda_scaler.settings import ENVIRONMENT
+
+LIMIT_P99 = 2.0
+"""Highest p99 of a method, as a multiple of the bare server's."""
+
+LIMIT_HANGING = 1.2
+"""Highest p99 while every page hangs, as a multiple of that while they answer."""
+
+OPEN_SECONDS = 60.0
+"""Longest time for all streams to open and all targets to be read."""
+
+SETTLE_SECONDS = 10.0
+"""Between opening and measuring: what a start costs once is not what a fleet costs."""
+
+HANGING = "ours, hanging"
+ALL = "all"
+_PERCENTS = (50, 99, 99.9)
+_HERE = Path(__file__).parent
+
+
+class BenchmarkError(Exception):
+    """It could not be measured, or calls failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to measure."""
+
+    objects: int
+    seconds: float
+    """Of load on each server, all rounds together."""
+
+    rounds: int
+    hang: bool
+    limit_p99: float
+    limit_hanging: float
+
+
+@dataclass(slots=True)
+class Result:
+    """One server under the load."""
+
+    server: str
+    seconds: float = 0.0
+    calls: int = 0
+    messages: int = 0
+    """Of streams."""
+
+    cpu_seconds: float = 0.0
+    rss_mib: float = 0.0
+    latencies: "dict[str, array[float]]" = field(default_factory=dict)
+
+    def add(self, played: Played, messages: int, cpu_seconds: float, rss_mib: float) -> None:
+        """Take a round in."""
+        self.seconds += played.seconds
+        self.calls += played.calls
+        self.messages += messages
+        self.cpu_seconds += cpu_seconds
+        self.rss_mib = max(self.rss_mib, rss_mib)
+        for method, latencies in played.latencies.items():
+            self.latencies.setdefault(method, array("d")).extend(latencies)
+            self.latencies.setdefault(ALL, array("d")).extend(latencies)
+
+    def percentiles_ms(self, method: str) -> list[float]:
+        """Give p50, p99 and p99.9."""
+        ordered = sorted(self.latencies[method])
+        return [percentile(ordered, percent) * 1e3 for percent in _PERCENTS]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A server and the client's connection to it."""
+
+    server: Server
+    client: FleetClient
+    result: Result
+
+    def load(self, objects: Sequence[ScaledObject], seconds: float, turn: int) -> None:
+        """Put one round of the load on it.
+
+        Raises:
+            BenchmarkError: when a call failed or was missed, or a stream ended.
+
+        """
+        cpu, messages = self.server.cpu_seconds(), self._messages()
+        played = self.client.play(schedule(objects, seconds, seed=turn), seconds)
+        self.result.add(
+            played,
+            self._messages() - messages,
+            self.server.cpu_seconds() - cpu,
+            self.server.rss_mib(),
+        )
+        name = self.result.server
+        if played.failed or played.missed:
+            raise BenchmarkError(
+                f"{name}: {played.failed} of {played.calls} calls failed, {played.missed} were "
+                f"missed: {played.failures}"
+            )
+        if self.client.lost:
+            raise BenchmarkError(f"{name}: {len(self.client.lost)} streams ended")
+
+    def _messages(self) -> int:
+        return sum(stream.messages for stream in self.client.streams.values())
+
+
+def measure(options: Options, cores: Cores) -> list[Result]:
+    """Measure all rounds.
+
+    Raises:
+        BenchmarkError: when a call failed or was missed, or a stream ended.
+        ProtocolError: when a server ended the connection.
+        StartError: when a server did not start.
+
+    """
+    with contextlib.ExitStack() as exits:
+        start = exits.enter_context
+        page = start(
+            running("pages", [sys.executable, str(_HERE / "fleet_pages.py")], cores.client)
+        )
+        objects = fleet(options.objects, f"http://127.0.0.1:{page.port}")
+        os.sched_setaffinity(0, {cores.client})
+        sides = []
+        for name, command in servers().items():
+            server = start(running(name, command, cores.server, environment()))
+            client = start(contextlib.closing(FleetClient(server.port, keda_calls.SERVICE)))
+            sides.append(Side(server, client, Result(name)))
+            _open(sides[-1], objects)
+            server.pause()
+        _rounds(options, sides, objects)
+        results = [side.result for side in sides]
+        if options.hang:
+            page.process.send_signal(signal.SIGUSR1)
+            ours = Side(sides[-1].server, sides[-1].client, Result(HANGING))
+            ours.server.resume()
+            ours.client.wait_for(lambda: False, SETTLE_SECONDS)
+            ours.load(objects, options.seconds / options.rounds, options.rounds)
+            results.append(ours.result)
+        return results
+
+
+def servers() -> dict[str, list[str]]:
+    """Give the command of each server."""
+    scaler = [
+        *(str(Path(sys.executable).with_name("keda-scaler")), "serve"),
+        *("--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0"),
+        *("--allow-address", "127.0.0.0/8", "--max-connection-age-seconds", "0"),
+    ]
+    return {BARE: [sys.executable, str(_HERE / "bare_server.py")], OURS: scaler}
+
+
+def environment() -> Mapping[str, str]:
+    """Give an environment without settings: whoever runs this must not change what is measured."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT)}
+
+
+def _open(side: Side, objects: Sequence[ScaledObject]) -> None:
+    """Open every stream, and wait until each target is known."""
+    streams = side.client.open([request for each in objects for request in each.streams])
+    if not side.client.wait_for(lambda: all(each.messages for each in streams), OPEN_SECONDS):
+        silent = sum(not each.messages for each in streams)
+        raise BenchmarkError(
+            f"{side.result.server}: {silent} of {len(streams)} streams said nothing within "
+            f"{OPEN_SECONDS:g} s; {len(side.client.lost)} ended: {side.client.lost[:3]}"
+        )
+    side.client.wait_for(lambda: False, SETTLE_SECONDS)
+
+
+def _rounds(options: Options, sides: Sequence[Side], objects: Sequence[ScaledObject]) -> None:
+    for turn in range(options.rounds):
+        # The order alternates, so that what changes steadily favours neither.
+        for side in sides if turn % 2 == 0 else reversed(sides):
+            side.server.resume()
+            side.client.wait_for(lambda: False, 1.0)  # what came due while it was paused
+            side.load(objects, options.seconds / options.rounds, turn)
+            side.server.pause()
+        print(f"round {turn + 1} of {options.rounds}", file=sys.stderr)
+
+
+def tables(results: Sequence[Result]) -> str:
+    """Lay the results out for people."""
+    servers = [("server", "calls/s", "messages/s", "CPU cores", "CPU us/call", "RSS MiB")]
+    servers += [
+        (
+            each.server,
+            f"{each.calls / each.seconds:,.0f}",
+            f"{each.messages / each.seconds:,.1f}",
+            f"{each.cpu_seconds / each.seconds:.2f}",
+            f"{each.cpu_seconds / each.calls * 1e6:.0f}",
+            f"{each.rss_mib:.0f}",
+        )
+        for each in results
+    ]
+    calls = [("method", "server", "calls", *(f"p{percent:g} ms" for percent in _PERCENTS))]
+    for method in sorted(results[0].latencies):
+        for each in results:
+            times = (f"{ms:.2f}" for ms in each.percentiles_ms(method))
+            calls.append((method, each.server, f"{len(each.latencies[method]):,}", *times))
+        for above, below in ratios(results):
+            pairs = zip(above.percentiles_ms(method), below.percentiles_ms(method), strict=True)
+            label = f"{above.server} / {below.server}"
+            calls.append(("", label, "", *(f"{a / b:.2f}" for a, b in pairs)))
+    return f"{lay_out(servers, 1)}\n\n{lay_out(calls, 2)}"
+
+
+def ratios(results: Sequence[Result]) -> Iterator[tuple[Result, Result]]:
+    """Give what is set beside what."""
+    by_name = {each.server: each for each in results}
+    yield by_name[OURS], by_name[BARE]
+    if HANGING in by_name:
+        yield by_name[HANGING], by_name[OURS]
+
+
+def problems(results: Sequence[Result], options: Options) -> list[str]:
+    """Say what is above its limit."""
+    found = []
+    for above, below in ratios(results):
+        limit = options.limit_p99 if below.server == BARE else options.limit_hanging
+        ratio = above.percentiles_ms(ALL)[1] / below.percentiles_ms(ALL)[1]
+        if ratio > limit:
+            pair = f"p99 of {above.server} is {ratio:.2f} times that of {below.server}"
+            found.append(f"{pair}, above {limit:g}")
+    return found
+
+
+def _document(results: Sequence[Result], options: Options, cores: Cores) -> dict[str, object]:
+    """Give what --json writes."""
+    return {
+        "options": asdict(options),
+        "cores": asdict(cores),
+        "results": [
+            {
+                **{k: v for k, v in asdict(each).items() if k != "latencies"},
+                "ms": {method: each.percentiles_ms(method) for method in each.latencies},
+            }
+            for each in results
+        ],
+    }
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="KEDA's calls about a fleet, beside a bare server, in the same run.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--objects", type=int, default=5000, help="ScaledObjects, each with two streams")
+    add("--seconds", type=float, default=60.0, help="of load on each server")
+    add("--rounds", type=int, default=2, help="into which they are divided")
+    add("--no-hang", action="store_true", help="do not measure while every page hangs")
+    add("--limit-p99", type=float, default=LIMIT_P99, help="highest p99, times bare")
+    add("--limit-hanging", type=float, default=LIMIT_HANGING, help="likewise, times healthy")
+    add("--json", type=Path, default=None, help="file to write the results to")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, judge; give the exit code."""
+    given = _parse(arguments)
+    options = Options(
+        given.objects,
+        given.seconds,
+        given.rounds,
+        not given.no_hang,
+        given.limit_p99,
+        given.limit_hanging,
+    )
+    cores = Cores.pick()
+    if cores.shared:
+        print("only one core: the client takes time from the servers, latencies are too high")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server is left behind
+    gc.disable()  # a collection would be measured as latency
+    try:
+        results = measure(options, cores)
+    except (BenchmarkError, ProtocolError, StartError) as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"{options.objects} ScaledObjects, {2 * options.objects} streams, "
+        f"{options.objects * CALLS / POLL_SECONDS:,.0f} calls a second are due"
+    )
+    print(tables(results))
+    if given.json:
+        given.json.write_text(json.dumps(_document(results, options, cores), indent=2) + "\n")
+    found = problems(results, options)
+    for problem in found:
+        print(f"failed: {problem}", file=sys.stderr)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

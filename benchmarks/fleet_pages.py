@@ -1,0 +1,65 @@
+"""The metrics pages that the scaler reads meanwhile: a recorded vLLM whose queue never stays.
+
+SIGUSR1 has every page hang: requests are accepted and never answered. Again, and they are answered.
+SIGUSR2 has every page tell of no request at all; again, and there are some.
+"""
+
+import asyncio
+import random
+import re
+import signal
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+
+_PAGE = Path(__file__).parents[1] / "tests" / "captures" / "vllm-0.32.0__busy-queue.prom"
+_GAUGE = re.compile(r"^(vllm:num_requests_(?:waiting|running)\{[^}]*\}) \S+$", re.MULTILINE)
+_MOST = 20
+"""Requests that wait, or run."""
+
+
+class Pages:
+    """Any number of pages, by any path."""
+
+    def __init__(self) -> None:
+        self._template = _PAGE.read_text().replace("tiny-llama", "simulated-llm")
+        self._answers = asyncio.Event()
+        self._answers.set()
+        self._chance = random.Random(5)
+        self._is_quiet = False
+
+    def hang(self) -> None:
+        """Begin to hang, or end it."""
+        if self._answers.is_set():
+            self._answers.clear()
+        else:
+            self._answers.set()
+
+    def quiet(self) -> None:
+        """Tell of no request, or again of some."""
+        self._is_quiet = not self._is_quiet
+
+    async def get(self, _: web.Request) -> web.Response:
+        """Give a page."""
+        await self._answers.wait()
+        number = 0 if self._is_quiet else self._chance.randint(1, _MOST)
+        return web.Response(text=_GAUGE.sub(rf"\1 {number}.0", self._template))
+
+
+async def _serve() -> None:
+    pages = Pages()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, pages.hang)
+    loop.add_signal_handler(signal.SIGUSR2, pages.quiet)
+    app = web.Application()
+    app.router.add_get("/{path:.*}", pages.get)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(f"pages            127.0.0.1:{runner.addresses[0][1]}", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(_serve())
