@@ -56,7 +56,7 @@ def lease_until(memory: Memory, trigger: Trigger, snapshot: Snapshot, now: float
     if wanted:
         return now + trigger.cold_start_seconds
     starts = memory.known_until is None and memory.lease_until is None
-    if starts and snapshot.replicas and not any(r.replica.ready for r in snapshot.replicas):
+    if starts and snapshot.counted and not any(r.replica.ready for r in snapshot.counted):
         return now + trigger.cold_start_seconds
     return memory.lease_until
 

@@ -156,6 +156,15 @@ def test_a_start_of_ours_beside_a_ready_replica_is_none() -> None:
     assert decided(trigger(), [(0.0, known)], 1.0).reason is Reason.NEVER_KNOWN
 
 
+def test_a_start_of_ours_while_the_last_replica_leaves_is_none() -> None:
+    """It has been put to sleep and does not load: nobody waits for it."""
+    for asks in (trigger(), trigger(**WAKE)):
+        known = snapshot(replica(ready=False, terminating=True), demand=asked())
+        decision = decided(asks, [(0.0, known)], 0.0)
+
+        assert (decision.state, decision.reason) == (State.ACTIVE, Reason.SETTLING)
+
+
 def test_what_waits_at_the_gateway_is_reported_while_replicas_load() -> None:
     """Eight requests want two replicas; forty want more, but two is what one may become."""
     asks = trigger(**WAKE)
