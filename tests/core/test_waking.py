@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.decision import Decision, Held, Reason, Reported, State, Unavailable
 from keda_scaler.core.readings import Engine
 from keda_scaler.core.signals import Signal
@@ -227,6 +228,16 @@ def test_the_ceiling_does_not_outlast_a_cold_start() -> None:
     events = [busy(0, 20, ready=1), busy(30, 100, ready=1)]
     assert queue(decided(asks, events, 30.0)) == 20.0
     assert queue(decided(asks, [*events, busy(61, 100, ready=1)], 61.0)) == 100.0
+
+
+def test_endpoints_do_not_tell_what_loads() -> None:
+    """A list in the trigger never gets longer: what was asked for is not waited for."""
+    rules = AddressRules.parse(["10.0.0.0/8"])
+    asks = parse_trigger({"endpoints": "http://10.0.0.1/metrics"}, Accepts(addresses=rules))
+
+    assert queue(decided(asks, [busy(0, 10, ready=1), busy(5, 100, ready=1)], 5.0)) == 100.0
+    some = [busy(0, 10, ready=1, pending=3), busy(5, 100, ready=1, pending=3)]
+    assert queue(decided(asks, some, 5.0)) == 20.0
 
 
 def test_a_replica_that_hangs_is_not_one_that_loads() -> None:
