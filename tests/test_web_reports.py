@@ -227,6 +227,15 @@ async def test_what_is_not_json_is_said_to_be_none(client: Client, body: bytes) 
     assert answer["error"].startswith("the body is not JSON: ")
 
 
+async def test_a_number_without_end_is_repeated_as_text(client: Client) -> None:
+    """JSON has no infinity, so that not every client could read the answer."""
+    body = b'{"namespace": "models", "name": "llama", "waiting": 1e999}'
+    status, answer, _ = await client.post(body)
+
+    assert status == 422
+    assert answer["errors"][0]["got"] == "inf"
+
+
 async def test_a_packed_body_is_not_unpacked(client: Client) -> None:
     """A few bytes must not become many."""
     bomb = gzip.compress(b" " * 10_000_000)

@@ -169,9 +169,18 @@ def remember(memory: Memory, trigger: Trigger, snapshot: Snapshot, now: float) -
     lapsed = memory.known_until is None or now >= memory.known_until
     verdict = judge(trigger, snapshot, now)
     memory = replace(memory, lease_until=lease_until(memory, trigger, snapshot, now))
+    if _was_idle(memory, trigger, now):
+        memory = replace(memory, worked=False, rested=True)
     match verdict:
         case Work(until=until) | Stuck(until=until):
-            return replace(memory, known_until=until, idle_since=None, at_zero=False, worked=True)
+            return replace(
+                memory,
+                known_until=until,
+                idle_since=None,
+                at_zero=False,
+                worked=True,
+                rested=False,
+            )
         case Quiet(until=until):
             at_zero = not snapshot.replicas
             if memory.idle_since is None or lapsed:
@@ -180,9 +189,14 @@ def remember(memory: Memory, trigger: Trigger, snapshot: Snapshot, now: float) -
                 since = -math.inf if at_zero and memory.at_zero else now
             else:
                 since = memory.idle_since
-            worked = memory.worked and now < since + trigger.idle_seconds
+            proven = now >= since + trigger.idle_seconds
             return replace(
-                memory, known_until=until, idle_since=since, at_zero=at_zero, worked=worked
+                memory,
+                known_until=until,
+                idle_since=since,
+                at_zero=at_zero,
+                worked=memory.worked and not proven,
+                rested=memory.rested or proven,
             )
         case Unknown():
             return replace(
@@ -190,11 +204,13 @@ def remember(memory: Memory, trigger: Trigger, snapshot: Snapshot, now: float) -
                 known_until=memory.known_until if lapsed else now,
                 idle_since=None,
                 at_zero=memory.at_zero and not snapshot.replicas,
-                worked=memory.worked and not _was_idle(memory, trigger, now),
             )
         case _:
             assert_never(verdict)
 
 
 def _was_idle(memory: Memory, trigger: Trigger, now: float) -> bool:
-    return memory.idle_since is not None and now >= memory.idle_since + trigger.idle_seconds
+    """Whether idleness was proven for `idleSeconds` before it became unknown."""
+    if memory.idle_since is None or memory.known_until is None:
+        return False
+    return min(now, memory.known_until) >= memory.idle_since + trigger.idle_seconds

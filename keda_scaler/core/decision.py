@@ -202,13 +202,21 @@ def _state(
             if now >= since + trigger.idle_seconds:
                 return State.IDLE, Reason.PROVEN_IDLE, "no work"
             text = f"no work, but not for idleSeconds ({trigger.idle_seconds:g}) yet"
-            if trigger.by_reports and not memory.worked:
+            if not _is_up(trigger, snapshot, memory):
                 return State.UNKNOWN, Reason.SETTLING, text  # active would wake it
             return State.ACTIVE, Reason.SETTLING, text
         case Unknown(text=text):
             return _unknown(trigger, snapshot, memory, now, text)
         case _:
             assert_never(verdict)
+
+
+def _is_up(trigger: Trigger, snapshot: Snapshot, memory: Memory) -> bool:
+    """Whether replicas may be up, so that active does not wake what was put to sleep.
+
+    Those that leave do not tell.
+    """
+    return memory.worked if trigger.by_reports else bool(snapshot.counted) or not memory.rested
 
 
 def _unknown(
@@ -218,7 +226,7 @@ def _unknown(
         return State.UNKNOWN, Reason.NEVER_KNOWN, f"activity was never known: {missing}"
     since = min(memory.known_until, now)
     text = f"activity unknown for {_coarsely(since, now)}: {missing}"
-    running = memory.worked if trigger.by_reports else bool(snapshot.replicas)
+    running = bool(snapshot.replicas) and _is_up(trigger, snapshot, memory)
     if trigger.on_unknown == "error" or not running:
         return State.UNKNOWN, Reason.NO_HOLD, text
     if now >= since + trigger.hold_seconds:

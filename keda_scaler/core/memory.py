@@ -20,6 +20,9 @@ class Memory:
     worked: bool = False
     """Whether there was work since idleness was last proven for `idleSeconds`."""
 
+    rested: bool = False
+    """Whether idleness was proven for `idleSeconds`, and there was no work since."""
+
     lease_until: float | None = None
     """When the lease ends or ended, in monotonic seconds; None: replicas answered since."""
 

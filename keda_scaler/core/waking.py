@@ -6,7 +6,8 @@ starts while replicas load begins one as well: it cannot know what they were wok
 
 The ceiling: a queue grows while replicas load, and not because they are too few. So while those
 that were asked for do not answer yet, no more are asked for than `maxPendingFactor` times those
-that do (at least one), than are listed, or than were asked for before they began to load.
+that do (at least one), than are listed, or than were asked for before they began to load. A list of
+`endpoints` never gets longer, so that only those on it are waited for.
 """
 
 import math
@@ -56,7 +57,7 @@ def lease_until(memory: Memory, trigger: Trigger, snapshot: Snapshot, now: float
     if wanted:
         return now + trigger.cold_start_seconds
     starts = memory.known_until is None and memory.lease_until is None
-    if starts and snapshot.replicas and not any(r.replica.ready for r in snapshot.replicas):
+    if starts and snapshot.counted and not any(r.replica.ready for r in snapshot.counted):
         return now + trigger.cold_start_seconds
     return memory.lease_until
 
@@ -72,7 +73,8 @@ def ceiling(trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float) ->
         return math.inf  # which replicas load is not known
     ready = loaded(snapshot)
     listed = len(snapshot.counted)
-    asked = memory.asked if now < memory.asked_at + trigger.cold_start_seconds else 0
+    waited_for = now < memory.asked_at + trigger.cold_start_seconds and not trigger.endpoints
+    asked = memory.asked if waited_for else 0
     if ready and max(listed, asked) <= ready:
         return math.inf
     return max(trigger.max_pending_factor * max(ready, 1), listed, asked)

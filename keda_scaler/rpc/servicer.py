@@ -290,8 +290,10 @@ async def _next(target: Target, told: State, stream: OpenStream) -> None:
     KEDA drops an activation that it gets too early, and one that it takes keeps the target awake:
     so it is repeated while replicas are wanted that do not answer, and then no more.
     """
+    waited = PUSH_SECONDS
     while not _is_over(stream, target) and target.decision().state is told:
-        seconds = target.trigger.push_repeat_seconds * random.uniform(0.9, 1.1) - PUSH_SECONDS
+        seconds = target.trigger.push_repeat_seconds * random.uniform(0.9, 1.1) - waited
+        waited = 0.0
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, seconds) if told is State.ACTIVE else None):
                 while not _is_over(stream, target) and target.decision().state is told:

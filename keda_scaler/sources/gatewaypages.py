@@ -113,11 +113,11 @@ class Pods:
         for name, pod in list(self._pods.items()):
             if urls.get(name) != pod.url:
                 self._pods.pop(name).leave.close()
-        for name, url in urls.items():
-            if name not in self._pods:
-                self._pods[name] = pod = _Pod(url, ExitStack())
-                follower = Follower(self._sink, self._trigger.poll_seconds, self._hears(name, pod))
-                pod.leave.enter_context(self._pages.follow(self._gateway, name, url, follower))
+        new = {name: _Pod(url, ExitStack()) for name, url in urls.items() if name not in self._pods}
+        self._pods |= new  # before the first of them is heard of, which may be at once
+        for name, pod in new.items():
+            follower = Follower(self._sink, self._trigger.poll_seconds, self._hears(name, pod))
+            pod.leave.enter_context(self._pages.follow(self._gateway, name, pod.url, follower))
 
     def _hears(self, name: str, pod: _Pod) -> Callable[[Page | SourceError], None]:
         def told(answer: Page | SourceError) -> None:

@@ -27,7 +27,7 @@ from keda_scaler.sources.prometheus import sample_of
 from keda_scaler.sources.promreplicas import REMEMBERED_SECONDS
 from keda_scaler.sources.sink import Clock, Recorder, WakeSink
 
-UNSCRAPED = Missing("Prometheus cannot scrape the gateway (up is 0, or gone)")
+UNSCRAPED = Missing("Prometheus cannot scrape the gateway (up is 0, gone, or too old)")
 
 Scraped = tuple[str, str]
 """A job and an instance of it: what an `up` series is about."""
@@ -43,7 +43,7 @@ class Found:
 
     gone: tuple[Sample, ...]
     """The last of each series of the last hour that is not there now, and that may come back as it
-    was: what it was scraped from is not up."""
+    was: what it was scraped from is not up, or was not scraped within the window."""
 
     lost: tuple[Sample, ...]
     """Those of them that may be there, unseen: Prometheus still tries to scrape it, or scrapes
@@ -173,13 +173,19 @@ class _GatewayReader:
                 del self._known[series]
 
     async def _up(self, scraped: Collection[Scraped], pin: Pin) -> dict[Scraped, bool]:
-        """Ask which of these are up, and with an empty instance, which jobs are anywhere."""
+        """Ask which of these are up, and with an empty instance, which jobs are anywhere.
+
+        One that was last scraped before the window is not: it may have its series still.
+        """
         if not scraped:
             return {}
         of_jobs = f"job=~{_any_of({job for job, _ in scraped})}"
         of_those = f"{of_jobs},instance=~{_any_of({instance for _, instance in scraped})}"
+        is_new = f"(timestamp(up{{{of_those}}}) >= bool {pin.unix - self._window:.3f})"
         found = await self._prometheus.query(
-            f"max by (job, instance) (up{{{of_those}}}) or max by (job) (up{{{of_jobs}}})", pin.unix
+            f"max by (job, instance) (up{{{of_those}}} * {is_new}) "
+            f"or max by (job) (up{{{of_jobs}}})",
+            pin.unix,
         )
         return {_scraped(series.labels): series.number == 1 for series in found}
 

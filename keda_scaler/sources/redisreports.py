@@ -157,6 +157,8 @@ class RedisReports:
                 refused = cast("list[Any]", await self._state(keys=keys, args=args))
         except _FAILURES as error:
             self._writes.note(error)
+            if _is_read_only(error):
+                await self._reconnect()
             raise ReportsUnavailableError(_reason(error)) from error
         self._writes.note(None)
         match refused:
@@ -202,6 +204,12 @@ class RedisReports:
         with contextlib.suppress(*_FAILURES):
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._redis.aclose()
+
+    async def _reconnect(self) -> None:
+        """Leave a server that is no longer the primary; its address may lead to that by now."""
+        with contextlib.suppress(*_FAILURES):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._redis.connection_pool.disconnect()
 
     def _ask(self, abouts: Iterable[ScaledObject]) -> None:
         """Have something read soon, if it is watched."""
@@ -318,6 +326,11 @@ def _reason(error: Exception) -> str:
     if isinstance(error, _UNREACHABLE):
         return "Redis cannot be reached"
     return "Redis answers with an error"
+
+
+def _is_read_only(error: Exception) -> bool:
+    """Whether the server is a replica; up to version 6 its scripts say so in their own words."""
+    return isinstance(error, redis.exceptions.ReadOnlyError) or "-READONLY" in str(error)
 
 
 def _pause(failures: int) -> float:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Annotated, Any
@@ -194,7 +195,9 @@ def _foreign(
 
 def _shown(value: Any) -> Any:
     """Repeat a wrong value, or the beginning of it."""
-    if value is None or isinstance(value, bool | float):
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if value is None or isinstance(value, bool):
         return value
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "an array"

@@ -133,6 +133,45 @@ def test_one_of_two_hanging_keeps_the_model_awake() -> None:
     assert decision.answers[Signal.QUEUE_DEPTH] == Reported(5.0)
 
 
+def leaving(since: int, until: int, *, read_at: float) -> Events:
+    """The last replica shuts down: still listed, and its page answers no more."""
+    gone = replica(at=read_at, ready=False, terminating=True)
+    return [(float(t), snapshot(gone, listed_at=float(t))) for t in range(since, until)]
+
+
+def gone(since: int, until: int) -> Events:
+    return [(float(t), snapshot(listed_at=float(t))) for t in range(since, until)]
+
+
+def test_a_replica_that_was_put_to_sleep_and_leaves_silently_wakes_nothing() -> None:
+    """KEDA has scaled to zero already: active, for whatever reason, would wake it again."""
+    events = polls(until=60) + leaving(61, 90, read_at=60.0) + gone(90, 121)
+    for now in range(30, 121):
+        decision = decided(trigger(), [each for each in events if each[0] <= now], float(now))
+        assert decision.state is not State.ACTIVE, (now, decision.text)
+
+    assert decided(trigger(), events[:-31], 89.0).reason is Reason.NO_HOLD
+    assert decided(trigger(), events[:-1], 119.0).reason is Reason.SETTLING
+    assert decided(trigger(), events, 120.0).state is State.IDLE
+
+
+def test_a_replica_that_worked_and_leaves_silently_is_held() -> None:
+    """A rollout, or an eviction: KEDA still wants replicas, and nothing was proven."""
+    events = polls(until=60, running=1) + leaving(61, 90, read_at=60.0)
+    assert decided(trigger(), events, 89.0).reason is Reason.HOLD
+
+    settling = decided(trigger(), events + gone(90, 100), 99.0)
+    assert (settling.state, settling.reason) == (State.ACTIVE, Reason.SETTLING)
+
+
+def test_idleness_that_was_not_proven_before_silence_is_held() -> None:
+    """The readings went stale before idleSeconds were over, and nothing was read since."""
+    events = [(0.0, snapshot(replica(running=1))), (1.0, snapshot(replica(at=1.0), listed_at=1.0))]
+    events += leaving(40, 41, read_at=1.0)
+
+    assert decided(trigger(), events, 40.0).reason is Reason.HOLD
+
+
 def test_a_replica_that_loads_after_zero_is_held() -> None:
     """A cold start is not idle, and an error would freeze KEDA's clock."""
     loading = snapshot(replica("a", None, ready=False), listed_at=10.0)

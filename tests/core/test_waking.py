@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.decision import Decision, Held, Reason, Reported, State, Unavailable
 from keda_scaler.core.readings import Engine
 from keda_scaler.core.signals import Signal
@@ -156,6 +157,15 @@ def test_a_start_of_ours_beside_a_ready_replica_is_none() -> None:
     assert decided(trigger(), [(0.0, known)], 1.0).reason is Reason.NEVER_KNOWN
 
 
+def test_a_start_of_ours_while_the_last_replica_leaves_is_none() -> None:
+    """It has been put to sleep and does not load: nobody waits for it."""
+    for asks in (trigger(), trigger(**WAKE)):
+        known = snapshot(replica(ready=False, terminating=True), demand=asked())
+        decision = decided(asks, [(0.0, known)], 0.0)
+
+        assert (decision.state, decision.reason) == (State.ACTIVE, Reason.SETTLING)
+
+
 def test_what_waits_at_the_gateway_is_reported_while_replicas_load() -> None:
     """Eight requests want two replicas; forty want more, but two is what one may become."""
     asks = trigger(**WAKE)
@@ -218,6 +228,16 @@ def test_the_ceiling_does_not_outlast_a_cold_start() -> None:
     events = [busy(0, 20, ready=1), busy(30, 100, ready=1)]
     assert queue(decided(asks, events, 30.0)) == 20.0
     assert queue(decided(asks, [*events, busy(61, 100, ready=1)], 61.0)) == 100.0
+
+
+def test_endpoints_do_not_tell_what_loads() -> None:
+    """A list in the trigger never gets longer: what was asked for is not waited for."""
+    rules = AddressRules.parse(["10.0.0.0/8"])
+    asks = parse_trigger({"endpoints": "http://10.0.0.1/metrics"}, Accepts(addresses=rules))
+
+    assert queue(decided(asks, [busy(0, 10, ready=1), busy(5, 100, ready=1)], 5.0)) == 100.0
+    some = [busy(0, 10, ready=1, pending=3), busy(5, 100, ready=1, pending=3)]
+    assert queue(decided(asks, some, 5.0)) == 20.0
 
 
 def test_a_replica_that_hangs_is_not_one_that_loads() -> None:

@@ -75,6 +75,9 @@ class Scene:
     leaving: Load | None = None
     """A terminating replica, and the requests that it still works on."""
 
+    linger_seconds: int = 0
+    """How long a pod that was ended stays listed, without answering."""
+
     schedule_seconds: int = 5
     """Until a new pod is listed."""
 

@@ -293,6 +293,12 @@ REPLICAS = (
             leaving=Load(0, START + 600, 1),
         ),
     ),
+    Row(
+        name="lingering",
+        what="All work ends; the replica that is put to sleep closes its page and is gone a minute "
+        "later.",
+        scene=Scene(seconds=START + 600, replicas=1, load=(Load(0, START, 4),), linger_seconds=60),
+    ),
 )
 """What replicas themselves do."""
 

@@ -29,6 +29,8 @@ class World:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self._pods: list[_Pod] = []
+        self._ended: list[tuple[str, int]] = []
+        """Pods that were ended, and when."""
         self._made = 0
         self._counted: Mapping[Series, float] | None = None
         self.scale(scene.replicas, -scene.schedule_seconds - scene.load_seconds)
@@ -44,6 +46,7 @@ class World:
 
     def scale(self, count: int, second: int) -> None:
         """Make or end pods."""
+        self._ended += [(pod.name, second) for pod in self._pods[count:]]
         del self._pods[count:]
         while len(self._pods) < count:
             self._made += 1
@@ -54,6 +57,9 @@ class World:
         found = [] if self.scene.fault(Hits.ENDPOINTS, second) else self._running(second)
         if self.scene.is_leaving(second):
             found.append(Replica("llama-0", ready=False, terminating=True))
+        for name, ended in self._ended:
+            if second < ended + self.scene.linger_seconds:
+                found.append(Replica(name, ready=False, terminating=True))
         return found
 
     def pages(self, second: int, now: float) -> Pages:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,33 @@ async def test_a_reader_that_does_not_read_misses_all_but_the_newest_state(
     await stream.aclose()
     watched.store.close()
     assert target.streams == 0
+
+
+async def test_a_stream_that_has_nothing_to_repeat_rests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many replicas answer as are wanted: it looks again after pushRepeatSeconds, not before."""
+    looks = []
+
+    def least(low: float, _: float) -> float:
+        looks.append(low)
+        return low
+
+    monkeypatch.setattr(random, "uniform", least)
+    watched = Watched()
+    metadata = {"service": "llama", "targetQueueDepth": "5", "pushRepeatSeconds": "1"}
+    context: Any = None
+    stream = watched.StreamIsActive(pb.ScaledObjectRef(scalerMetadata=metadata), context)
+    assert not (await anext(stream)).result
+    (target,) = watched.targets
+    tell(target, 1)
+    assert (await anext(stream)).result
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(servicer.PUSH_SECONDS + 0.5):
+            await anext(stream)
+    assert len(looks) <= 3
+    watched.store.close()
 
 
 async def test_streams_end_with_ok_before_their_connection_is_too_old() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator
 
@@ -34,6 +35,8 @@ class Lying:
         """The same, as of the last hour."""
         self.up: int | None = 1
         """None: it is scraped no more."""
+        self.scraped_ago = 0.0
+        """How many seconds ago it scraped this router last; others it scrapes all the time."""
         self.elsewhere = False
         """Whether another router of the same job is up, and was asked for no model yet."""
 
@@ -47,23 +50,29 @@ class Lying:
             found = []
             if self.up is not None:
                 labels = {key: ROUTER[key] for key in ("job", "instance")}
-                found.append({"metric": labels, "value": [now, str(self.up)]})
+                since = re.search(r">= bool ([0-9.]+)", query)
+                is_new = since is None or now - self.scraped_ago >= float(since[1])
+                found.append({"metric": labels, "value": [now, str(self.up * is_new)]})
             if self.up or self.elsewhere:
                 found.append({"metric": {"job": "router"}, "value": [now, "1"]})
             return success(found)
         if query.startswith("last_over_time("):
             return success(self._series(self.of_the_hour, "value", [now]))
         if query.startswith("{"):
-            return success(self._series(self.count, "values", [scraped]))
+            window = float(query.rpartition("[")[2].removesuffix("s]"))
+            is_there = self.scraped_ago <= window
+            return success(self._series(self.count, "values", [scraped], is_there=is_there))
         return success([{"metric": {}, "value": [now, "3"]}])
 
-    def _series(self, count: int | None, key: str, times: list[float]) -> list[object]:
+    def _series(
+        self, count: int | None, key: str, times: list[float], *, is_there: bool = True
+    ) -> list[object]:
         found: list[tuple[dict[str, str], int]] = []
-        if self.up:
+        if self.up and is_there:
             found.append((HEARTBEAT, 1))
         if self.elsewhere:
             found.append((HEARTBEAT | {"instance": "10.0.0.2:8000"}, 1))
-        if count is not None:
+        if count is not None and is_there:
             found.append((COUNTER, count))
         return [
             {"metric": labels, key: self._samples(number, key, times)} for labels, number in found
@@ -126,6 +135,26 @@ async def test_a_gap_in_the_scrapes_is_no_birth(lying: Lying, elsewhere: bool) -
         await sink.until(lambda: sink.reason.startswith("Prometheus cannot scrape"))
         await polled(sink)
         lying.count, lying.up = 5, 1
+        await sink.until(lambda: sink.held == 0)
+        await polled(sink)
+        assert sink.arrivals == 0
+        lying.count = 6
+        await sink.until(lambda: sink.arrivals == 1)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["alone", "beside another"])
+async def test_a_router_that_was_not_scraped_again_yet_is_unknown(
+    lying: Lying,
+    elsewhere: bool,  # noqa: FBT001  # a parameter
+) -> None:
+    """Prometheus has begun anew, or its interval exceeds staleSeconds: `up` is of long ago too."""
+    lying.count, lying.elsewhere = 5, elsewhere
+    async with source_of(lying) as source, reading(source) as sink:
+        await sink.until(lambda: sink.held == 0)
+        lying.scraped_ago = 60.0
+        await polled(sink)
+        await sink.until(lambda: sink.reason.startswith("Prometheus cannot scrape"))
+        lying.scraped_ago = 0.0
         await sink.until(lambda: sink.held == 0)
         await polled(sink)
         assert sink.arrivals == 0

@@ -114,6 +114,17 @@ async def test_a_request_is_told_within_a_poll(world: World) -> None:
     assert set(world.records) == {"gateway ok"}
 
 
+async def test_one_pod_that_is_known_already_proves_nothing_for_all(world: World) -> None:
+    """A target that comes later hears of the pages that others read at once, pod by pod."""
+    async with page(queue(0)) as idle, page(queue(3)) as busy:
+        world.put({"gateway-0": idle, "gateway-1": busy})
+        async with world.reading() as first:
+            await first.until(lambda: first.held == 3)
+            async with world.reading() as late:
+                await late.until(lambda: late.held == 3)
+    assert all(isinstance(told, Demand) and told.held == 3 for told in late.told)
+
+
 async def test_all_pods_are_added_up(world: World) -> None:
     """Every pod behind the Service is read; one that is gone counts no more."""
     async with page(queue(2)) as one, page(queue(3)) as other:

@@ -18,7 +18,7 @@ from wake_fixtures import LOOPBACK, WakeNotebook, incoming, queue, wake_trigger
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-UNSCRAPED = "Prometheus cannot scrape the gateway (up is 0, or gone)"
+UNSCRAPED = "Prometheus cannot scrape the gateway (up is 0, gone, or too old)"
 
 
 class World:

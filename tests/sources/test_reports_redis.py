@@ -386,3 +386,54 @@ async def test_reports_are_pushed(redis: RedisProcess) -> None:
             await other.until_sum(number)
             took.append(time.perf_counter() - began)
     assert sorted(took)[9] < 0.02
+
+
+class Primary:
+    """The address of whichever server is the primary, as a Service has one."""
+
+    def __init__(self, server: RedisProcess) -> None:
+        self.server = server
+        self.url = ""
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Take connections while inside. Those that are open stay with the server they have."""
+        listener = await asyncio.start_server(self._forward, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        try:
+            yield
+        finally:
+            listener.close()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self.server.port)
+        with contextlib.suppress(asyncio.CancelledError):  # at the end of the test
+            await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
+
+
+async def test_follows_the_address_when_another_server_becomes_the_primary(
+    redis: RedisProcess, tmp_path: Path
+) -> None:
+    """The one before goes on as a replica, which answers and takes no reports."""
+    (tmp_path / "other").mkdir()
+    other, primary = RedisProcess(tmp_path / "other"), Primary(redis)
+    other.start()
+    try:
+        async with primary.serving(), scaler(primary.url) as one:
+            await one.reports.state([report(waiting=1)])
+            await one.until_sum(1)
+
+            redis.command("REPLICAOF", "127.0.0.1", str(other.port))
+            primary.server = other
+            await state_when_possible(one.reports, report(waiting=2))
+            await one.until_sum(2)
+            await one.reports.state([report(waiting=3)])
+            await one.until_sum(3)
+    finally:
+        other.kill()
