@@ -18,7 +18,7 @@ from aiohttp import web
 
 from keda_scaler.pb import externalscaler_pb2 as pb
 from keda_scaler.pb.externalscaler_pb2_grpc import ExternalScalerStub
-from keda_scaler.rpc.servicer import PUSH_SECONDS
+from keda_scaler.rpc.pushes import PUSH_SECONDS
 
 if TYPE_CHECKING:
     from keda_scaler.pb.externalscaler_pb2_grpc import ExternalScalerAsyncStub

@@ -52,8 +52,6 @@ class Target:
         self.trigger = trigger
         self.asked_at = clock()
         """When somebody last asked, in monotonic seconds."""
-        self.streams = 0
-        """Streams that are open on this target."""
         self.closed = False
         """Whether it is no longer followed: nothing that it says is true any more."""
         self.first_reading = asyncio.Event()
@@ -73,7 +71,7 @@ class Target:
         self._observed: Decision | None = None
         self._paired: Decision | None = None
         self._paired_until = 0.0
-        self._changed = asyncio.Event()
+        self._listeners: set[Callable[[], None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -165,23 +163,24 @@ class Target:
                 await self.first_reading.wait()
         self.first_reading.set()
 
-    async def changed(self) -> None:
-        """Wait for a new decision."""
-        await self._changed.wait()
-
-    def wake(self) -> None:
-        """Wake those who wait for a change."""
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+    @property
+    def streams(self) -> int:
+        """Streams that are open on this target."""
+        return len(self._listeners)
 
     @contextlib.contextmanager
-    def streamed(self) -> Iterator[None]:
-        """Count a stream that is open on this target."""
-        self.streams += 1
+    def streamed(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Call back when there is a new decision, for a stream that is open while inside."""
+        self._listeners.add(wake)
         try:
             yield
         finally:
-            self.streams -= 1
+            self._listeners.discard(wake)
+
+    def wake(self) -> None:
+        """Call back whoever listens."""
+        for listener in tuple(self._listeners):
+            listener()
 
     def change(self, trigger: Trigger) -> None:
         """Take another trigger. What was read and what is remembered stays.
@@ -249,7 +248,7 @@ def told(decision: Decision) -> tuple[object, ...]:
     """Reduce a decision to what others see of it."""
     return (
         *(decision.state, decision.reason, decision.text, decision.answers),
-        *(decision.engines, decision.warnings),
+        *(decision.engines, decision.warnings, decision.is_short),
     )
 
 

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from typing import TextIO, cast
 
 import structlog
 from prometheus_client import (
@@ -18,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from keda_scaler.core.decision import Answer, Decision, Reported, State
 from keda_scaler.errors import KedaScalerError
+from keda_scaler.lines import Lines
 from keda_scaler.store import Target
 
 _log = structlog.get_logger()
@@ -34,7 +36,7 @@ def configure_logging() -> None:
             structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", Lines(sys.stderr))),
         cache_logger_on_first_use=True,
     )
 

@@ -179,13 +179,15 @@ async def test_only_new_decisions_are_observed(fleet: Fleet) -> None:
 async def test_those_who_wait_hear_of_a_change(fleet: Fleet) -> None:
     """A stream wakes up when the decision is new."""
     target = fleet.target()
-    waiting = asyncio.create_task(target.changed())
-    await asyncio.sleep(0)
-    target.listed([Replica("a")], fleet.clock.now)
-    target.read("a", reading(3, fleet.clock.now))
+    woken: list[State] = []
+    with target.streamed(lambda: woken.append(target.decision().state)):
+        assert target.streams == 1
+        target.listed([Replica("a")], fleet.clock.now)
+        target.read("a", reading(3, fleet.clock.now))
+    target.read("a", reading(0, fleet.clock.now))
 
-    async with asyncio.timeout(1):
-        await waiting
+    assert woken == [State.ACTIVE]
+    assert target.streams == 0
 
 
 @pytest.mark.looptime
@@ -200,7 +202,9 @@ async def test_those_who_wait_hear_of_what_time_alone_does() -> None:
     target.read("a", reading(0, began))
     assert target.decision().reason is Reason.SETTLING
 
-    await target.changed()
+    woken = asyncio.Event()
+    with target.streamed(woken.set):
+        await woken.wait()
 
     assert target.decision().state is State.IDLE
     assert loop.time() == pytest.approx(began + 10)
@@ -226,12 +230,12 @@ async def test_the_first_reading_is_there_when_waiting_is_pointless(fleet: Fleet
 async def test_targets_nobody_asks_about_are_forgotten(fleet: Fleet) -> None:
     """KEDA never says goodbye; an open stream counts as asking."""
     fleet.target("asked")
-    fleet.target("streamed").streams += 1
     fleet.target("gone")
-    fleet.clock.now += FORGET_SECONDS - 1
-    fleet.target("asked").decision_for_activity()
-    fleet.clock.now += 1
-    fleet.store.forget()
+    with fleet.target("streamed").streamed(lambda: None):
+        fleet.clock.now += FORGET_SECONDS - 1
+        fleet.target("asked").decision_for_activity()
+        fleet.clock.now += 1
+        fleet.store.forget()
 
     assert fleet.stopped == ["gone"]
     assert len(fleet.store) == 2

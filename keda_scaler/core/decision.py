@@ -120,6 +120,11 @@ class Decision:
     until: float
     """When this decision may change although nothing new is read, in monotonic seconds."""
 
+    @property
+    def is_short(self) -> bool:
+        """Whether fewer replicas serve than are wanted."""
+        return self.answering < self.wanted
+
 
 def decide(trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float) -> Decision:
     """Decide about a target; `memory` must have been told of every change of the snapshot."""

@@ -7,7 +7,6 @@ sets no deadline and holds a lock while it asks.
 import asyncio
 import contextlib
 import functools
-import random
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -16,7 +15,7 @@ import grpc
 import structlog
 from google.protobuf.message import Message
 
-from keda_scaler.core.decision import Decision, State
+from keda_scaler.core.decision import Decision
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 from keda_scaler.errors import KedaScalerError, TriggerError
 from keda_scaler.pb import externalscaler_pb2 as pb
@@ -28,16 +27,14 @@ from keda_scaler.rpc.convert import (
     to_metrics,
     to_signal,
 )
+from keda_scaler.rpc.pushes import ActivityPushes, SpecPushes
 from keda_scaler.rpc.status import status_of
-from keda_scaler.rpc.streams import OpenStream, OpenStreams
+from keda_scaler.rpc.streams import OpenStreams
 from keda_scaler.store import MAX_TARGETS, Follow, Key, Store, Target
 from keda_scaler.telemetry import Telemetry
 
 FIRST_READING_SECONDS = 1.0
 """Longest wait for the first reading of a new target."""
-
-PUSH_SECONDS = 1.0
-"""Shortest time between two pushes of a stream: KEDA patches the ScaledObject's status for each."""
 
 _AT_ONCE = 50
 """Targets that a reload looks at before it lets calls be answered: 0.1 ms each."""
@@ -47,7 +44,7 @@ _Response = TypeVar("_Response", bound=Message)
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Handler = Callable[[Any, Any, Target, _Context], _Response]
 _Unary = Callable[[Any, Any, _Context], Awaitable[_Response]]
-_Stream = Callable[[Any, Any, _Context], AsyncGenerator[_Response, None]]
+_Stream = Callable[[Any, Any, _Context], Awaitable[None]]
 
 
 async def _fail(telemetry: Telemetry, error: Exception, method: str, context: _Context) -> None:
@@ -90,18 +87,17 @@ def _about(
     return wrap
 
 
-def _stream(handler: _Stream[_Response]) -> _Stream[_Response]:
-    """Count a stream when it ends, and turn our errors into its status."""
+def _stream(handler: _Stream) -> Any:
+    """Count a stream when it ends, and turn our errors into its status.
+
+    The generated base class knows streams as generators; gRPC takes coroutines that write as well.
+    """
     method = handler.__name__
 
     @functools.wraps(handler)
-    async def call(
-        self: "Servicer", request: Any, context: _Context
-    ) -> AsyncGenerator[_Response, None]:
+    async def call(self: "Servicer", request: Any, context: _Context) -> None:
         try:
-            async with contextlib.aclosing(handler(self, request, context)) as responses:
-                async for response in responses:
-                    yield response
+            await handler(self, request, context)
         except Exception as error:  # noqa: BLE001  # _fail ends the call with it
             await _fail(self.telemetry, error, method, context)
         self.telemetry.rpc_answered(method)
@@ -223,43 +219,19 @@ class Servicer(ExternalScalerServicer):
         return to_activity(decision)
 
     @_stream
-    async def StreamIsActive(
-        self, request: pb.ScaledObjectRef, context: _Context
-    ) -> AsyncGenerator[pb.IsActiveResponse, None]:
+    async def StreamIsActive(self, request: pb.ScaledObjectRef, context: _Context) -> None:
         """Push the state at once, at every change, and again from time to time while active."""
         target = self.target(request)
         await target.wait_for_first_reading(FIRST_READING_SECONDS)
-        told: State | None = None
-        with self._streams.opened(target.wake) as stream, target.streamed():
-            while not _is_over(stream, target):
-                state = target.decision().state
-                if state is State.UNKNOWN or (state is told and state is State.IDLE):
-                    await target.changed()
-                    continue
-                told = state
-                async with self._streams.turn():
-                    yield pb.IsActiveResponse(result=state is State.ACTIVE)
-                await stream.pause(PUSH_SECONDS)
-                await _next(target, told, stream)
+        await self._streams.serve(context, ActivityPushes(target), target.streamed)
         self._triggers.parse(_key(request), request.scalerMetadata)  # a reload may have refused it
 
     @_stream
-    async def StreamMetricSpec(
-        self, request: pb.ScaledObjectRef, context: _Context
-    ) -> AsyncGenerator[pb.GetMetricSpecResponse, None]:
+    async def StreamMetricSpec(self, request: pb.ScaledObjectRef, context: _Context) -> None:
         """Send the specs on open, and again when a reload of the settings changes them."""
-        key = _key(request)
-        told: pb.GetMetricSpecResponse | None = None
-        woken = asyncio.Event()
-        with self._streams.opened(woken.set) as stream:
-            while not stream.ended:
-                woken.clear()
-                specs = to_metric_specs(self._triggers.parse(key, request.scalerMetadata))
-                if specs != told:
-                    told = specs
-                    async with self._streams.turn():
-                        yield specs
-                await woken.wait()
+        key, metadata = _key(request), request.scalerMetadata
+        pushes = SpecPushes(lambda: to_metric_specs(self._triggers.parse(key, metadata)))
+        await self._streams.serve(context, pushes, lambda _: contextlib.nullcontext())
 
     def target(self, ref: pb.ScaledObjectRef) -> Target:
         """Find the target, or begin to follow it."""
@@ -277,30 +249,6 @@ async def _slowly(keys: Sequence[Key]) -> AsyncGenerator[Key, None]:
         yield key
         if index % _AT_ONCE == 0:
             await asyncio.sleep(0)
-
-
-def _is_over(stream: OpenStream, target: Target) -> bool:
-    """Whether there is nothing more to say on a stream about a target."""
-    return stream.ended or target.closed
-
-
-async def _next(target: Target, told: State, stream: OpenStream) -> None:
-    """Wait until the state differs from what was told, or has to be told again.
-
-    KEDA drops an activation that it gets too early, and one that it takes keeps the target awake:
-    so it is repeated while replicas are wanted that do not answer, and then no more.
-    """
-    waited = PUSH_SECONDS
-    while not _is_over(stream, target) and target.decision().state is told:
-        seconds = target.trigger.push_repeat_seconds * random.uniform(0.9, 1.1) - waited
-        waited = 0.0
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, seconds) if told is State.ACTIVE else None):
-                while not _is_over(stream, target) and target.decision().state is told:
-                    await target.changed()
-        decision = target.decision()
-        if decision.answering < decision.wanted:
-            return
 
 
 def _rendered(target: Target, decision: Decision) -> Rendered:

@@ -20,7 +20,7 @@ from keda_scaler.core.trigger import Accepts
 from keda_scaler.errors import SettingsError
 from keda_scaler.pb import externalscaler_pb2 as pb
 from keda_scaler.pb.externalscaler_pb2_grpc import ExternalScalerStub
-from keda_scaler.rpc import servicer
+from keda_scaler.rpc import pushes, servicer
 from keda_scaler.rpc.server import Server
 from keda_scaler.rpc.servicer import Servicer
 from keda_scaler.settings import Tls
@@ -243,7 +243,7 @@ async def test_a_stream_tells_the_state_at_once_and_every_change(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Open: the state. Idle to active: pushed. The same again: from time to time while active."""
-    monkeypatch.setattr(servicer, "PUSH_SECONDS", 0.95)
+    monkeypatch.setattr(pushes, "PUSH_SECONDS", 0.95)
     metadata = METADATA | {"pushRepeatSeconds": "1"}
     ref = pb.ScaledObjectRef(name="llama", namespace="default", scalerMetadata=metadata)
     async with serving(empty) as harness:
@@ -259,7 +259,7 @@ async def test_a_stream_repeats_nothing_once_enough_replicas_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every message keeps KEDA's cooldown from running."""
-    monkeypatch.setattr(servicer, "PUSH_SECONDS", 0.95)
+    monkeypatch.setattr(pushes, "PUSH_SECONDS", 0.95)
     metadata = METADATA | {"pushRepeatSeconds": "1", "idleSeconds": "0"}
     ref = pb.ScaledObjectRef(name="llama", namespace="default", scalerMetadata=metadata)
     async with serving(empty) as harness:
@@ -277,7 +277,7 @@ async def test_a_stream_repeats_nothing_once_enough_replicas_answer(
 
 async def test_a_stream_is_never_faster_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many changes become one message: only the latest state matters."""
-    monkeypatch.setattr(servicer, "PUSH_SECONDS", 0.2)
+    monkeypatch.setattr(pushes, "PUSH_SECONDS", 0.2)
     metadata = METADATA | {"idleSeconds": "0"}
     ref = pb.ScaledObjectRef(name="llama", namespace="default", scalerMetadata=metadata)
     async with serving(empty) as harness:
@@ -297,7 +297,7 @@ async def test_two_streams_of_one_name_are_independent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """KEDA keeps the old stream open for a while when a ScaledObject changes."""
-    monkeypatch.setattr(servicer, "PUSH_SECONDS", 0.01)
+    monkeypatch.setattr(pushes, "PUSH_SECONDS", 0.01)
     other = pb.ScaledObjectRef(
         name="llama", namespace="default", scalerMetadata=METADATA | {"model": "m"}
     )

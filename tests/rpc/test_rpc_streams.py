@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-import random
+import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,7 +15,7 @@ from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Accepts
 from keda_scaler.pb import externalscaler_pb2 as pb
 from keda_scaler.pb.externalscaler_pb2_grpc import ExternalScalerStub
-from keda_scaler.rpc import servicer
+from keda_scaler.rpc import pushes, streams
 from keda_scaler.rpc.server import Server
 from keda_scaler.rpc.servicer import Servicer
 from keda_scaler.rpc.streams import OpenStreams
@@ -94,53 +94,191 @@ async def test_every_stream_of_a_target_hears_of_an_edge() -> None:
             stream.cancel()
 
 
+class Peer:
+    """Stands for the context of a call: takes messages, when it wants to."""
+
+    def __init__(self) -> None:
+        self.taken: list[Any] = []
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self.is_written = asyncio.Event()
+
+    async def write(self, message: Any) -> None:
+        assert not self.is_written.is_set(), "one message at a time"
+        self.is_written.set()
+        await self.reads.wait()
+        self.is_written.clear()
+        self.taken.append(message)
+
+
+class Script:
+    """Says what it is given next."""
+
+    def __init__(self, *messages: Any) -> None:
+        self.messages = list(messages)
+        self.is_over = False
+        self.asked = 0
+
+    def next(self, now: float) -> tuple[Any, float]:
+        self.asked += 1
+        message = self.messages.pop(0) if self.messages else None
+        if isinstance(message, Exception):
+            raise message
+        return message, now + 60 if message == "again in a minute" else math.inf
+
+
+class Line:
+    """Streams that are served, each to a peer of its own."""
+
+    def __init__(self, age: float = 0.0) -> None:
+        self.streams = OpenStreams(age)
+        self.wakes: list[Callable[[], None]] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def open(self, script: Any) -> Peer:
+        peer = Peer()
+        context: Any = peer
+
+        @contextlib.contextmanager
+        def listen(wake: Callable[[], None]) -> Iterator[None]:
+            self.wakes.append(wake)
+            yield
+
+        self.tasks.append(asyncio.create_task(self.streams.serve(context, script, listen)))
+        return peer
+
+
+async def turns(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 async def test_a_reader_that_does_not_read_misses_all_but_the_newest_state(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing is queued for it, however often the state changes meanwhile."""
-    monkeypatch.setattr(servicer, "PUSH_SECONDS", 0.001)
+    monkeypatch.setattr(pushes, "PUSH_SECONDS", 0)
     watched = Watched()
-    context: Any = None
-    stream = watched.StreamIsActive(REF, context)
-    assert not (await anext(stream)).result
+    peer = Peer()
+    context: Any = peer
+    stream = asyncio.create_task(watched.StreamIsActive(REF, context))
+    await turns()
     (target,) = watched.targets
     for newest in (True, False, True):
-        for _ in range(100):
-            tell(target, 1)
-            tell(target, 0)
+        peer.reads.clear()
         tell(target, newest)
-        async with asyncio.timeout(10):
-            assert (await anext(stream)).result is newest
-    await stream.aclose()
+        await peer.is_written.wait()
+        for _ in range(100):
+            tell(target, 0)
+            tell(target, 1)
+        tell(target, newest)
+        peer.reads.set()
+        await turns()
+    stream.cancel()
     watched.store.close()
+    await asyncio.gather(stream, return_exceptions=True)
+
+    assert [message.result for message in peer.taken] == [False, True, False, True]
     assert target.streams == 0
 
 
-async def test_a_stream_that_has_nothing_to_repeat_rests(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As many replicas answer as are wanted: it looks again after pushRepeatSeconds, not before."""
-    looks = []
+@pytest.mark.looptime
+async def test_readers_that_do_not_read_keep_others_waiting_for_a_moment_only() -> None:
+    """However many of them there are: each takes a writer, and is replaced."""
+    line = Line()
+    loop = asyncio.get_running_loop()
+    stuck = [line.open(Script("message")) for _ in range(5 * streams.WRITERS)]
+    for peer in stuck:
+        peer.reads.clear()
+    began = loop.time()
+    peer = line.open(Script("message"))
 
-    def least(low: float, _: float) -> float:
-        looks.append(low)
-        return low
+    while not peer.taken:
+        await asyncio.sleep(0.01)
 
-    monkeypatch.setattr(random, "uniform", least)
-    watched = Watched()
-    metadata = {"service": "llama", "targetQueueDepth": "5", "pushRepeatSeconds": "1"}
-    context: Any = None
-    stream = watched.StreamIsActive(pb.ScaledObjectRef(scalerMetadata=metadata), context)
-    assert not (await anext(stream)).result
-    (target,) = watched.targets
-    tell(target, 1)
-    assert (await anext(stream)).result
+    assert loop.time() - began <= 6 * streams.WRITE_SECONDS
+    assert len(line.streams._writers) <= len(stuck) + streams.WRITERS
+    for task in line.tasks:
+        task.cancel()
+    for peer in stuck:
+        peer.reads.set()
+    await asyncio.gather(*line.tasks, return_exceptions=True)
+    await turns()
+    assert not line.streams._writers
 
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(servicer.PUSH_SECONDS + 0.5):
-            await anext(stream)
-    assert len(looks) <= 3
-    watched.store.close()
+
+async def test_calls_have_their_turn_while_all_streams_are_told() -> None:
+    """Not more than a few messages are under way, and a look at all streams is no long one."""
+    line = Line()
+    scripts = [Script("first", "second") for _ in range(300)]
+    peers = [line.open(script) for script in scripts]
+    while not all(peer.taken for peer in peers):
+        await asyncio.sleep(0)
+    for script in scripts[:200]:
+        script.messages.clear()
+
+    line.streams.wake()
+    rounds, most, before = 0, 0, sum(script.asked for script in scripts)
+    while sum(len(peer.taken) for peer in peers) < 400:
+        await asyncio.sleep(0)
+        rounds += 1
+        asked = sum(script.asked for script in scripts)
+        most, before = max(most, asked - before), asked
+        assert sum(peer.is_written.is_set() for peer in peers) <= streams.WRITERS
+
+    assert rounds >= 10
+    assert most <= streams.WRITERS
+    line.streams.end()
+    await asyncio.gather(*line.tasks)
+
+
+async def test_a_stream_that_fails_ends_with_that_and_alone() -> None:
+    """Whatever its pushes raise."""
+    line = Line()
+    line.open(Script(ValueError("by our fault")))
+    peer = line.open(Script("message"))
+
+    with pytest.raises(ValueError, match="by our fault"):
+        await line.tasks[0]
+    await turns()
+
+    assert peer.taken == ["message"]
+    line.streams.end()
+    await line.tasks[1]
+
+
+@pytest.mark.looptime
+async def test_a_stream_is_asked_again_when_it_said_so() -> None:
+    """And not before, unless it is woken."""
+    line = Line()
+    peer = line.open(Script("again in a minute", "second", "third"))
+    await asyncio.sleep(59)
+    assert peer.taken == ["again in a minute"]
+    await asyncio.sleep(2)
+    assert peer.taken == ["again in a minute", "second"]
+    await asyncio.sleep(3600)
+    assert len(peer.taken) == 2
+    line.wakes[0]()
+    await asyncio.sleep(0.1)
+    assert len(peer.taken) == 3
+    line.streams.end()
+    await line.tasks[0]
+
+
+async def test_a_message_that_is_under_way_comes_before_the_end() -> None:
+    """A stream that is to end does so after it, with OK."""
+    line = Line()
+    peer = line.open(Script("message"))
+    peer.reads.clear()
+    await peer.is_written.wait()
+
+    line.streams.end()
+    await turns()
+    assert not line.tasks[0].done()
+    peer.reads.set()
+    await line.tasks[0]
+
+    assert peer.taken == ["message"]
 
 
 async def test_streams_end_with_ok_before_their_connection_is_too_old() -> None:
@@ -165,11 +303,19 @@ async def test_streams_end_with_ok_before_their_connection_is_too_old() -> None:
         assert asked > 2
 
 
-async def test_without_a_longest_age_connections_and_streams_stay() -> None:
+@pytest.mark.looptime
+async def test_without_a_longest_age_streams_stay() -> None:
     """0 is off."""
-    streams = OpenStreams(0)
-    with streams.opened(lambda: None) as stream:
-        assert not stream.ended
+    line = Line(0)
+    line.open(Script("message"))
+    await asyncio.sleep(7 * 86400)
+    assert not line.tasks[0].done()
+    line.streams.end()
+    await line.tasks[0]
+
+
+async def test_without_a_longest_age_connections_stay() -> None:
+    """0 is off there too."""
     watched = Watched(age=0)
     async with served(watched) as stub:
         await stub.GetMetricSpec(REF)
@@ -181,16 +327,16 @@ async def test_without_a_longest_age_connections_and_streams_stay() -> None:
 async def test_streams_of_one_moment_end_apart() -> None:
     """Each lives 80 to 95 percent of the age, so that KEDA does not reopen all of them at once."""
     loop = asyncio.get_running_loop()
-    streams = OpenStreams(3600)
+    line = Line(3600)
+    began = loop.time()
 
-    async def lived() -> float:
-        began, woken = loop.time(), asyncio.Event()
-        with streams.opened(woken.set) as stream:
-            await woken.wait()
-            assert stream.ended
+    async def lived(task: asyncio.Task[None]) -> float:
+        await task
         return loop.time() - began
 
-    ages = sorted(await asyncio.gather(*(lived() for _ in range(50))))
+    for _ in range(50):
+        line.open(Script("message"))
+    ages = sorted(await asyncio.gather(*map(lived, line.tasks)))
 
     assert 0.8 * 3600 <= ages[0] < ages[-1] <= 0.95 * 3600
     assert ages[-1] - ages[0] > 60
@@ -199,15 +345,20 @@ async def test_streams_of_one_moment_end_apart() -> None:
 @pytest.mark.looptime
 async def test_a_stream_that_is_over_leaves_nothing_behind() -> None:
     """Its client went away long before it was too old."""
-    woken: list[bool] = []
-    streams = OpenStreams(3600)
-    with streams.opened(lambda: woken.append(True)):
-        pass
+    line = Line(3600)
+    script = Script("again in a minute", "second")
+    line.open(script)
+    await asyncio.sleep(1)
+    line.tasks[0].cancel()
     await asyncio.sleep(3600)
-    streams.wake()
-    streams.end()
+    line.wakes[0]()
+    line.streams.wake()
+    line.streams.end()
+    await asyncio.sleep(1)
 
-    assert not woken
+    assert script.messages == ["second"]
+    assert not line.streams._open
+    assert not line.streams._due
 
 
 async def test_a_stream_that_is_opened_at_shutdown_ends_at_once() -> None:
