@@ -39,9 +39,6 @@ LIMIT_HANGING = 1.2
 OPEN_SECONDS = 60.0
 """Longest time for all streams to open and all targets to be read."""
 
-SETTLE_SECONDS = 10.0
-"""Between opening and measuring: what a start costs once is not what a fleet costs."""
-
 HANGING = "ours, hanging"
 ALL = "all"
 _PERCENTS = (50, 99, 99.9)
@@ -62,6 +59,9 @@ class Options:
 
     rounds: int
     hang: bool
+    settle_seconds: float
+    """Between opening and measuring: what a start costs once is not what a fleet costs."""
+
     limit_p99: float
     limit_hanging: float
 
@@ -154,7 +154,7 @@ def measure(options: Options, cores: Cores) -> list[Result]:
             server = start(running(name, command, cores.server, environment()))
             client = start(contextlib.closing(FleetClient(server.port, keda_calls.SERVICE)))
             sides.append(Side(server, client, Result(name)))
-            _open(sides[-1], objects)
+            _open(sides[-1], objects, options.settle_seconds)
             server.pause()
         _rounds(options, sides, objects)
         results = [side.result for side in sides]
@@ -162,7 +162,7 @@ def measure(options: Options, cores: Cores) -> list[Result]:
             page.process.send_signal(signal.SIGUSR1)
             ours = Side(sides[-1].server, sides[-1].client, Result(HANGING))
             ours.server.resume()
-            ours.client.wait_for(lambda: False, SETTLE_SECONDS)
+            ours.client.wait_for(lambda: False, options.settle_seconds)
             ours.load(objects, options.seconds / options.rounds, options.rounds)
             results.append(ours.result)
         return results
@@ -183,7 +183,7 @@ def environment() -> Mapping[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT)}
 
 
-def _open(side: Side, objects: Sequence[ScaledObject]) -> None:
+def _open(side: Side, objects: Sequence[ScaledObject], settle_seconds: float) -> None:
     """Open every stream, and wait until each target is known."""
     streams = side.client.open([request for each in objects for request in each.streams])
     if not side.client.wait_for(lambda: all(each.messages for each in streams), OPEN_SECONDS):
@@ -192,7 +192,7 @@ def _open(side: Side, objects: Sequence[ScaledObject]) -> None:
             f"{side.result.server}: {silent} of {len(streams)} streams said nothing within "
             f"{OPEN_SECONDS:g} s; {len(side.client.lost)} ended: {side.client.lost[:3]}"
         )
-    side.client.wait_for(lambda: False, SETTLE_SECONDS)
+    side.client.wait_for(lambda: False, settle_seconds)
 
 
 def _rounds(options: Options, sides: Sequence[Side], objects: Sequence[ScaledObject]) -> None:
@@ -276,6 +276,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--objects", type=int, default=5000, help="ScaledObjects, each with two streams")
     add("--seconds", type=float, default=60.0, help="of load on each server")
     add("--rounds", type=int, default=2, help="into which they are divided")
+    add("--settle-seconds", type=float, default=10.0, help="between opening and measuring")
     add("--no-hang", action="store_true", help="do not measure while every page hangs")
     add("--limit-p99", type=float, default=LIMIT_P99, help="highest p99, times bare")
     add("--limit-hanging", type=float, default=LIMIT_HANGING, help="likewise, times healthy")
@@ -291,6 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.seconds,
         given.rounds,
         not given.no_hang,
+        given.settle_seconds,
         given.limit_p99,
         given.limit_hanging,
     )

@@ -48,9 +48,6 @@ LIMIT_COLLECT_MS = 50.0
 OPEN_SECONDS = 60.0
 """Longest time for all streams to say something."""
 
-SETTLE_SECONDS = 8.0
-"""After which the scaler is at rest."""
-
 MEANWHILE_SECONDS = 0.6
 """For so long calls are made while all streams are told."""
 
@@ -116,6 +113,8 @@ class Subject:
     name: str
     server: Server
     objects: int
+    settle_seconds: float
+    """After which a server is at rest."""
 
     def tell(self, waiting: int) -> None:
         """Have every ScaledObject wait for so many requests; the bare server wakes all streams."""
@@ -190,7 +189,7 @@ class Subject:
         raise BenchmarkError("the scaler has ended")
 
 
-def measure(objects: int, cores: Cores) -> dict[str, Measured]:
+def measure(objects: int, settle_seconds: float, cores: Cores) -> dict[str, Measured]:
     """Measure both servers, one after the other.
 
     Raises:
@@ -210,7 +209,7 @@ def measure(objects: int, cores: Cores) -> dict[str, Measured]:
         for name, command in commands.items():
             ports = 2 if name == OURS else 1
             with running(name, command, cores.server, environment(), ports=ports) as server:
-                results[name] = _measure(Subject(name, server, objects))
+                results[name] = _measure(Subject(name, server, objects, settle_seconds))
             print(f"{name} is measured", file=sys.stderr)
     return results
 
@@ -225,10 +224,11 @@ def _measure(subject: Subject) -> Measured:
     ]
     subject.tell(1)
     with subject.connect() as client:
-        subject.play(client, _calls(references, len(references)), len(references) / _PER_SECOND)
+        known = [Chain(n / _PER_SECOND, [Request("IsActive", r)]) for n, r in enumerate(references)]
+        subject.play(client, known, len(references) / _PER_SECOND)
         measured.targets_mib = subject.server.rss_mib()
         measured.open_seconds = subject.open(client, mixed)
-        client.wait_for(lambda: False, SETTLE_SECONDS)
+        client.wait_for(lambda: False, subject.settle_seconds)
         measured.streams_mib = subject.server.rss_mib()
         measured.collect_ms = subject.collect()
     with subject.connect() as client:  # at once: the server learns of the end meanwhile
@@ -246,7 +246,7 @@ def _push(
     """Have all streams told at once, and make calls meanwhile."""
     streams = list(client.streams.values())
     for waiting in (0, 1):
-        client.wait_for(lambda: False, SETTLE_SECONDS)
+        client.wait_for(lambda: False, subject.settle_seconds)
         for stream in streams:
             stream.messages, stream.first_at = 0, None
         teller = threading.Thread(target=subject.tell, args=(waiting,))
@@ -263,7 +263,7 @@ def _push(
 
 def _calls(references: Sequence[bytes], count: int) -> list[Chain]:
     chance = random.Random(13)
-    targets = chance.sample(references, count)
+    targets = chance.choices(references, k=count)
     return [Chain(n / _PER_SECOND, [Request("IsActive", each)]) for n, each in enumerate(targets)]
 
 
@@ -312,6 +312,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--objects", type=int, default=5000, help="ScaledObjects, each with two streams")
+    add("--settle-seconds", type=float, default=8.0, help="until a server is at rest")
     add("--no-limits", action="store_true", help="fail only if something fails")
     add("--json", type=Path, default=None, help="file to write the results to")
     return parser.parse_args(arguments)
@@ -326,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server is left behind
     gc.disable()  # a collection would be measured as latency
     try:
-        results = measure(given.objects, cores)
+        results = measure(given.objects, given.settle_seconds, cores)
     except (BenchmarkError, ProtocolError, StartError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1

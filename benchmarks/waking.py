@@ -108,8 +108,8 @@ async def measure(options: Options, place: Place) -> list[Result]:
         StartError: when a server did not start.
 
     """
-    async with _no_replicas() as api, aiohttp.ClientSession() as session:
-        kubeconfig = _write_kubeconfig(place.folder, api.url)
+    async with no_replicas() as api, aiohttp.ClientSession() as session:
+        kubeconfig = write_kubeconfig(place.folder, api.url)
         here = Place(place.cores, place.folder, {**place.env, "KUBECONFIG": str(kubeconfig)})
         results = [await _measure_bare(options, here, session)]
         results.append(await _measure_reports(_REPORT, options, here, session))
@@ -187,13 +187,15 @@ def _result(what: str, seconds: Sequence[float], limit_ms: float | None) -> Resu
 
 
 @contextlib.asynccontextmanager
-async def _no_replicas() -> AsyncIterator[SimulatedCluster]:
+async def no_replicas() -> AsyncIterator[SimulatedCluster]:
+    """Run an API server whose only Service has no pod."""
     async with SimulatedCluster(host=HOST) as api:
         api.put_service(NAMESPACE, SERVICE, [])
         yield api
 
 
-def _write_kubeconfig(folder: Path, url: str) -> Path:
+def write_kubeconfig(folder: Path, url: str) -> Path:
+    """Write what makes the scaler use an API server."""
     named = {"name": "benchmark"}
     content = {
         "apiVersion": "v1",

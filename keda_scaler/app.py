@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
@@ -18,8 +18,6 @@ from keda_scaler.reload import Reloader
 from keda_scaler.rpc.server import Server
 from keda_scaler.rpc.servicer import Servicer
 from keda_scaler.settings import Origin, Settings
-from keda_scaler.sim.load import Arrivals, Wave, drive
-from keda_scaler.sim.server import SimulatedEngine
 from keda_scaler.sources.endpoints import EndpointsSource
 from keda_scaler.sources.gateways import GatewaysSource
 from keda_scaler.sources.kubernetes import ServiceDirectory
@@ -32,6 +30,9 @@ from keda_scaler.telemetry import Telemetry
 from keda_scaler.web.reports import ReportsApi
 from keda_scaler.web.server import WebServer
 from keda_scaler.web.tokens import Tokens
+
+if TYPE_CHECKING:
+    from keda_scaler.sim.server import SimulatedEngine
 
 DEMO_HOST = "127.0.0.1"
 DEMO_PORT = 18000
@@ -196,14 +197,17 @@ async def _sweep(store: Store) -> None:
         store.forget()
 
 
-async def _cancel(task: asyncio.Task[None]) -> None:
+async def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager
-async def embedded_engine() -> AsyncIterator[SimulatedEngine]:
+async def embedded_engine() -> AsyncIterator["SimulatedEngine"]:
     """Run the simulated engine of the embedded default, under a load that comes and goes."""
+    from keda_scaler.sim.load import Arrivals, Wave, drive  # noqa: PLC0415  # for the demo alone
+    from keda_scaler.sim.server import SimulatedEngine  # noqa: PLC0415  # likewise
+
     engine = SimulatedEngine(host=DEMO_HOST, port=DEMO_PORT)
     try:
         await engine.__aenter__()
@@ -211,16 +215,12 @@ async def embedded_engine() -> AsyncIterator[SimulatedEngine]:
         raise SettingsError(
             f"--demo: cannot listen on {DEMO_HOST}:{DEMO_PORT}: {error.strerror}"
         ) from error
-    load = asyncio.create_task(_load(engine), name="load")
+    load = asyncio.create_task(drive(Arrivals(Wave()), engine.submit), name="load")
     try:
         yield engine
     finally:
         await _cancel(load)
         await engine.__aexit__(None, None, None)
-
-
-async def _load(engine: SimulatedEngine) -> None:
-    await drive(Arrivals(Wave()), engine.submit)
 
 
 async def serve(settings: Settings, origin: Origin, started: Callable[[App], None]) -> None:

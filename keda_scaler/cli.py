@@ -1,5 +1,6 @@
 """The command line."""
 
+import importlib
 import os
 import shutil
 import sys
@@ -11,10 +12,7 @@ import uvloop
 
 from keda_scaler import __version__
 from keda_scaler.app import DEMO_PORT, App, serve
-from keda_scaler.demo.command import demo_command
 from keda_scaler.errors import KedaScalerError
-from keda_scaler.exporter.command import exporter_command
-from keda_scaler.probe import probe_command
 from keda_scaler.settings import Origin, Settings
 from keda_scaler.telemetry import configure_logging
 
@@ -27,9 +25,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("probe")(probe_command)
-app.command("exporter")(exporter_command)
-app.command("demo")(demo_command)
+
+_ELSEWHERE = {
+    "probe": ("keda_scaler.probe", "probe_command"),
+    "exporter": ("keda_scaler.exporter.command", "exporter_command"),
+    "demo": ("keda_scaler.demo.command", "demo_command"),
+}
+"""Commands with modules of their own, which take time and memory that `serve` has no use for."""
 
 
 @app.command("serve")
@@ -144,6 +146,9 @@ def main() -> None:
     """
     usage_error: Any = typer.BadParameter.__base__  # typer does not export it
     usage_error.exit_code = 1
+    if sys.argv[1:2] != ["serve"]:
+        for name, (module, command) in _ELSEWHERE.items():
+            app.command(name)(getattr(importlib.import_module(module), command))
     try:
         app()
     except KedaScalerError as error:

@@ -30,11 +30,14 @@ from keda_scaler.rpc.convert import (
 from keda_scaler.rpc.pushes import ActivityPushes, SpecPushes
 from keda_scaler.rpc.status import status_of
 from keda_scaler.rpc.streams import OpenStreams
-from keda_scaler.store import MAX_TARGETS, Follow, Key, Store, Target
+from keda_scaler.store import Follow, Key, Store, Target
 from keda_scaler.telemetry import Telemetry
 
 FIRST_READING_SECONDS = 1.0
 """Longest wait for the first reading of a new target."""
+
+MAX_REMEMBERED = 2_000
+"""Metadata of no target that is remembered, parsed or refused."""
 
 _AT_ONCE = 50
 """Targets that a reload looks at before it lets calls be answered: 0.1 ms each."""
@@ -106,11 +109,22 @@ def _stream(handler: _Stream) -> Any:
 
 
 class Triggers:
-    """Metadata to triggers, remembered: KEDA sends the same metadata with every call."""
+    """Metadata to triggers. Those of no target are remembered for a while.
 
-    def __init__(self, accepts: Accepts) -> None:
+    KEDA asks for the specs of a target before it asks for anything else, and again and again about
+    metadata that is refused. The trigger of a target that is followed stands in the store: whoever
+    makes metadata up cannot make it be parsed anew.
+    """
+
+    def __init__(self, accepts: Accepts, store: Store) -> None:
         self._accepts = accepts
+        self._store = store
         self._known: OrderedDict[Key, Trigger | TriggerError] = OrderedDict()
+
+    def of(self, key: Key, metadata: Mapping[str, str]) -> Trigger:
+        """Find the trigger of a target that is followed, or parse metadata."""
+        target = self._store.find(key)
+        return self.parse(key, metadata) if target is None else target.trigger
 
     def parse(self, key: Key, metadata: Mapping[str, str]) -> Trigger:
         """Parse metadata, of which `key` is the canonical form; see `parse_trigger`."""
@@ -123,7 +137,7 @@ class Triggers:
                 _log.warning("a trigger is refused", problems=error.problems)
                 known = error
             self._known[key] = known
-            if len(self._known) > MAX_TARGETS:
+            if len(self._known) > MAX_REMEMBERED:
                 self._known.popitem(last=False)
         if isinstance(known, TriggerError):
             raise TriggerError(known.problems)
@@ -153,7 +167,7 @@ class Servicer(ExternalScalerServicer):
         self.max_connection_age_seconds = max_connection_age_seconds
         """After how long the server asks a client to connect anew; 0: never."""
         self._store = store
-        self._triggers = Triggers(accepts)
+        self._triggers = Triggers(accepts, store)
         self._streams = OpenStreams(max_connection_age_seconds)
 
     @property
@@ -171,13 +185,14 @@ class Servicer(ExternalScalerServicer):
         Targets keep what is known of them. One whose trigger is refused now is dropped, and its
         streams end with that error.
         """
-        triggers = Triggers(accepts)
+        triggers = Triggers(accepts, self._store)
+        parsed: dict[Key, Trigger] = {}
         async for key in _slowly(self._store.keys()):
             with contextlib.suppress(TriggerError):
-                triggers.parse_key(key)
+                parsed[key] = triggers.parse_key(key)
         # All at once: every call gets all of the old settings, or all of the new ones.
         self._triggers = triggers
-        self._store.follow_anew(triggers.parse_key, follow)
+        self._store.follow_anew(lambda key: parsed.get(key) or triggers.parse_key(key), follow)
         self._streams.wake()
         async for key in _slowly(self._store.keys()):
             target = self._store.find(key)
@@ -189,7 +204,7 @@ class Servicer(ExternalScalerServicer):
     ) -> pb.GetMetricSpecResponse:
         """Give the metrics of a trigger, a function of its metadata and the settings."""
         try:
-            trigger = self._triggers.parse(_key(request), request.scalerMetadata)
+            trigger = self._triggers.of(_key(request), request.scalerMetadata)
         except TriggerError as error:
             await _fail(self.telemetry, error, "GetMetricSpec", context)
             raise
@@ -230,7 +245,7 @@ class Servicer(ExternalScalerServicer):
     async def StreamMetricSpec(self, request: pb.ScaledObjectRef, context: _Context) -> None:
         """Send the specs on open, and again when a reload of the settings changes them."""
         key, metadata = _key(request), request.scalerMetadata
-        pushes = SpecPushes(lambda: to_metric_specs(self._triggers.parse(key, metadata)))
+        pushes = SpecPushes(lambda: to_metric_specs(self._triggers.of(key, metadata)))
         await self._streams.serve(context, pushes, lambda _: contextlib.nullcontext())
 
     def target(self, ref: pb.ScaledObjectRef) -> Target:

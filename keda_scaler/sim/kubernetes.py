@@ -324,7 +324,10 @@ class SimulatedCluster:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         drops = self._drops
-        await response.prepare(request)
+        try:
+            await response.prepare(request)
+        except ConnectionResetError:  # whoever watches is gone already
+            return response
         if not after:  # as a real one: from any version, with what there is first
             after = self._version
             for content in list(self._slices[namespace].values()):
