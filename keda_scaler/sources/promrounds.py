@@ -74,11 +74,11 @@ class Target:
         """Tell the sink what was found of the namespace."""
         replicas = self.roster.replicas(space, now, with_gpus=self.needs_gpus)
         self.listed_at = now
-        self.sink.listed([Replica(name) for name in replicas], pin.to_monotonic(pin.newest))
-        for name, (readings, engine) in replicas.items():
-            self.sink.read(name, readings, engine)
-            if isinstance(readings[Signal.GPU_MEMORY_PRESSURE], Lacking):
-                self.needs_gpus = self.trigger.reads_devices  # from the next round on
+        answers = {Replica(name): answer for name, answer in replicas.items()}
+        self.sink.polled(answers, pin.to_monotonic(pin.newest))
+        memory = Signal.GPU_MEMORY_PRESSURE
+        if any(isinstance(readings[memory], Lacking) for readings, _ in answers.values()):
+            self.needs_gpus = self.trigger.reads_devices  # from the next round on
 
 
 class Rounds:
