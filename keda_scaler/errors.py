@@ -7,7 +7,8 @@
     ├── TooManyTargetsError   the cap on targets is reached
     ├── SettingsError         the server's own settings are wrong
     ├── SourceError           a source could not be read; becomes a Missing reading, never an answer
-    │   └── PageError         a page was answered, and is not one that we can read
+    │   ├── PageError         a page was answered, and is not one that we can read
+    │   └── TooMuchError      an answer is longer than we take
     ├── ReportsError          reports cannot be taken; all of a request, or none
     │   ├── TooManyReportsError      a cap on reporters or reported ScaledObjects is reached
     │   └── ReportsUnavailableError  they cannot be kept where all replicas of the scaler see them
@@ -57,6 +58,10 @@ class SourceError(KedaScalerError):
 
 class PageError(SourceError):
     """A page was answered, and is not one that we can read."""
+
+
+class TooMuchError(SourceError):
+    """An answer is longer than we take."""
 
 
 class ReportsError(KedaScalerError):

@@ -9,7 +9,8 @@ Rules
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from keda_scaler.core.activity import remember
@@ -20,7 +21,7 @@ from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.core.waking import ask, loaded
 from keda_scaler.errors import TooManyTargetsError, TriggerError
-from keda_scaler.sources.sink import Clock
+from keda_scaler.sources.sink import Answer, Clock
 
 MAX_TARGETS = 20_000
 """Four times the largest fleet that we measure with."""
@@ -31,6 +32,13 @@ FORGET_SECONDS = 600.0
 PAIR_SECONDS = 0.25
 """For this long IsActive repeats the decision of the GetMetrics before it: KEDA asks the two one
 after the other and takes them as one answer."""
+
+FEW_REPLICAS = 8
+"""A target with no more is decided about at every reading, as soon as it comes."""
+
+REPLICA_SECONDS = 0.0005
+"""With more, decisions are this far apart for each further replica. One takes about a twentieth of
+that, so that no target takes more than a twentieth of a core, whatever its replicas are."""
 
 
 Key = bytes
@@ -73,6 +81,9 @@ class Target:
         self._paired_until = 0.0
         self._listeners: set[Callable[[], None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._updated_at = -math.inf
+        self._update_soon: asyncio.TimerHandle | None = None
+        """Set while something was read that no decision was made from yet."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -92,17 +103,38 @@ class Target:
         return not self.decision().answering
 
     def listed(self, replicas: Sequence[Replica], at: float) -> None:
-        """See `Sink.listed`."""
-        known = self._replicas
+        """See `Sink.listed`.
+
+        A list that is only confirmed is taken in with the next reading.
+        """
+        if self._list(replicas, at) or not replicas or self._is_due(self._often):
+            self._update()
+
+    def polled(self, answers: Mapping[Replica, Answer], at: float) -> None:
+        """See `Sink.polled`.
+
+        What the poll gave is one change, and a list that is another is one before it.
+        """
+        if self._list(list(answers), at):
+            self._update()
+        for replica, (readings, engine) in answers.items():
+            self._absorb(replica.name, readings, engine)
+        self._update()
+
+    def _list(self, replicas: Sequence[Replica], at: float) -> bool:
+        """Take a list in; whether it is another."""
+        known, problem = self._replicas, self._problem
         self._replicas = {
             replica.name: replace(before, replica=replica)
             if (before := known.get(replica.name)) is not None
             else ReplicaReadings(replica)
             for replica in replicas
         }
+        was_listed = self._listed_at is not None
         self._listed_at = at if self._listed_at is None else max(self._listed_at, at)
         self._problem = None
-        self._update()
+        same = [each.replica for each in known.values()] == list(replicas)
+        return not (same and was_listed and problem is None)
 
     def unlisted(self, reason: str) -> None:
         """See `Sink.unlisted`."""
@@ -111,12 +143,22 @@ class Target:
 
     def read(self, replica: str, readings: Readings, engine: Engine | None = None) -> None:
         """See `Sink.read`. A replica that is not (or no longer) listed is ignored."""
-        before = self._replicas.get(replica)
-        if before is None:
+        if not self._absorb(replica, readings, engine):
             return
-        window = self.trigger.latency_window_seconds
-        self._replicas[replica] = absorb(before, readings, engine, window)
-        self._update()
+        further = max(0, len(self._replicas) - FEW_REPLICAS)
+        if self._is_due(REPLICA_SECONDS * further):
+            self._update()
+        elif self._update_soon is None:
+            loop = asyncio.get_running_loop()
+            self._update_soon = loop.call_later(REPLICA_SECONDS * further, self._update)
+
+    def _absorb(self, replica: str, readings: Readings, engine: Engine | None) -> bool:
+        """Take readings in; whether the replica is listed."""
+        before = self._replicas.get(replica)
+        if before is not None:
+            window = self.trigger.latency_window_seconds
+            self._replicas[replica] = absorb(before, readings, engine, window)
+        return before is not None
 
     def demanded(self, demand: Demand | Missing) -> None:
         """See `WakeSink.demanded`.
@@ -132,8 +174,7 @@ class Target:
             same = before is not None and self._demand_problem is None and not demand.arrived
             same = same and before == replace(demand, at=before.at if before else 0.0)
             self._demand, self._demand_problem = demand, None
-        often = min(self.trigger.poll_seconds, self.trigger.stale_after / 3)
-        if same and self._clock() < self._demanded_at + often:
+        if same and self._clock() < self._demanded_at + self._often:
             return
         self._demanded_at = self._clock()
         self._update()
@@ -197,13 +238,30 @@ class Target:
         """Stop the timer, and wake those who wait."""
         self.closed = True
         self.first_reading.set()
+        self._forget_soon()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self.wake()
 
+    @property
+    def _often(self) -> float:
+        """How many seconds may pass until what is only confirmed is taken in."""
+        return min(self.trigger.poll_seconds, self.trigger.stale_after / 3)
+
+    def _is_due(self, seconds: float) -> bool:
+        """Whether the last change was taken in so long ago."""
+        return self._clock() >= self._updated_at + seconds
+
+    def _forget_soon(self) -> None:
+        if self._update_soon is not None:
+            self._update_soon.cancel()
+            self._update_soon = None
+
     def _update(self) -> None:
         """Take a change of the readings in."""
+        self._forget_soon()
+        self._updated_at = self._clock()
         snapshot = self.snapshot
         self._memory = remember(self._memory, self.trigger, snapshot, self._clock())
         tried = self._problem is not None or self._listed_at is not None
@@ -214,6 +272,8 @@ class Target:
         self._decide(snapshot)
 
     def _decision_at(self, now: float) -> Decision:
+        if self._update_soon is not None:
+            self._update()
         decision = self._decision
         return self._decide() if decision is None or now >= decision.until else decision
 

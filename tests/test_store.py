@@ -327,3 +327,92 @@ async def test_a_gateway_that_says_the_same_costs_nothing_each_second(
     fleet.clock.now += 1
     target.demanded(Demand(0.0, 0.0, arrived=True, at=fleet.clock.now))
     assert target.decision().reason is Reason.WAKING
+
+
+@pytest.fixture
+def decided(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Write down when decisions are made."""
+    times: list[float] = []
+
+    def counting(*given: Any) -> Decision:
+        times.append(given[-1])
+        return decide(*given)
+
+    monkeypatch.setattr(store, "decide", counting)
+    return times
+
+
+async def test_a_poll_of_everything_is_one_decision(fleet: Fleet, decided: list[float]) -> None:
+    """However many replicas it read; and it is the one that reading them in turns leads to."""
+    together, apart = fleet.target("together"), fleet.target("apart")
+    decided.clear()
+    numbers: list[dict[str, float]] = [{}, {"a": 3}, {"a": 0}, {"a": 0, "b": 0}, {"b": 2}, {}]
+    for number, found in enumerate(numbers * 3):
+        fleet.clock.now += 5
+        at = fleet.clock.now
+        answers = {Replica(name): (reading(n, at), None) for name, n in found.items()}
+        before = len(decided)
+        together.polled(answers, at)
+        assert len(decided) - before <= 2
+        if number and found.keys() == numbers[(number - 1) % 6].keys():
+            assert len(decided) - before == 1
+        apart.listed(list(answers), at)
+        for replica, (readings, _) in answers.items():
+            apart.read(replica.name, readings)
+        assert together.decision() == apart.decision()
+        assert together._memory == apart._memory
+
+
+async def test_a_list_that_is_only_confirmed_costs_nothing(
+    fleet: Fleet, decided: list[float]
+) -> None:
+    """It is taken in with the readings beside it, or in time by itself."""
+    target = fleet.target()
+    replicas = [Replica("a")]
+    target.listed(replicas, fleet.clock.now)
+    target.read("a", reading(1, fleet.clock.now))
+    decided.clear()
+    for _ in range(20):
+        fleet.clock.now += 2.5
+        target.listed(replicas, fleet.clock.now)
+        fleet.clock.now += 2.4
+        target.read("a", reading(1, fleet.clock.now))
+    assert len(decided) == 20
+
+    target.listed([Replica("a", terminating=True)], fleet.clock.now)
+    assert len(decided) == 21
+    target.unlisted("away")
+    target.listed([Replica("a", terminating=True)], fleet.clock.now)
+    assert len(decided) == 23
+    for _ in range(4):
+        fleet.clock.now += 5
+        target.listed([Replica("a", terminating=True)], fleet.clock.now)
+    assert target.snapshot.listed_at == fleet.clock.now
+    assert len(decided) == 27
+
+
+@pytest.mark.looptime
+async def test_a_target_with_many_replicas_is_decided_about_now_and_then(
+    decided: list[float],
+) -> None:
+    """Its readings come all the time; whoever asks is told by the newest of them."""
+    loop = asyncio.get_running_loop()
+    fleet = Fleet()
+    fleet.store = Store(fleet._follow, fleet._observe, loop.time)
+    target = fleet.target()
+    names = [f"pod-{number:03}" for number in range(408)]
+    target.listed([Replica(name) for name in names], loop.time())
+    decided.clear()
+    for name in names:
+        await asyncio.sleep(0.01)
+        target.read(name, reading(1, loop.time()))
+    assert 18 <= len(decided) <= 24  # 4.08 s, every 0.2 s
+
+    target.read(names[0], reading(5, loop.time()))
+    target.read(names[1], reading(5, loop.time()))
+    assert target.decision().answers[Signal.QUEUE_DEPTH] == Reported(416.0)
+    target.read(names[2], reading(5, loop.time()))
+    told = len(decided)
+    await asyncio.sleep(0.25)
+    assert len(decided) == told + 1
+    fleet.store.close()

@@ -1,6 +1,7 @@
 """Label matchers, as PromQL writes them: taken apart once, written anew or applied by ourselves."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -85,12 +86,22 @@ def parse_matchers(
     return tuple(matchers)
 
 
-def parse_selector(raw: Any) -> tuple[str, ...]:
-    """Take label matchers apart and write them anew: a query never holds a trigger's own text."""
-    return tuple(m.promql for m in parse_matchers(raw, frozenset({"namespace", "__name__"})))
+def parse_selector(raw: Any) -> tuple[Matcher, ...]:
+    """Take the label matchers of a target apart, whose namespace is none of its own choice."""
+    return parse_matchers(raw, frozenset({"namespace", "__name__"}))
 
 
 def quote(value: str) -> str:
     r"""Write a PromQL string: `a"b` becomes `"a\"b"`."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
+
+
+def any_of(names: Iterable[str]) -> str:
+    r"""Write a PromQL string for `=~` that only these match: `a.b` and `c` become `"a\\.b|c"`."""
+    return quote("|".join(map(_literal, sorted(names))))
+
+
+def _literal(name: str) -> str:
+    """Write a regular expression that only one text matches."""
+    return "".join(re.escape(c) if c.isprintable() else f"\\x{{{ord(c):x}}}" for c in name)

@@ -112,8 +112,8 @@ class Trigger(BaseModel):
     server_address: Annotated[str, BeforeValidator(parse_server_address)] | None = None
     """URL of a Prometheus."""
 
-    selector: Annotated[tuple[str, ...], BeforeValidator(parse_selector)] = ()
-    """Further label matchers for Prometheus, each as PromQL writes it."""
+    selector: Annotated[tuple[Matcher, ...], BeforeValidator(parse_selector)] = ()
+    """Further conditions on labels, for series of Prometheus."""
 
     model: Annotated[str, text("the name of a served model", longest=512)] | None = None
     """Only series of this served model."""

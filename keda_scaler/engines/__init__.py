@@ -1,7 +1,7 @@
 """Engines: exposition text to readings, pure. One file per dialect, and the table below."""
 
-from collections.abc import Collection
-from functools import cache
+from collections.abc import Collection, Iterator
+from functools import cache, lru_cache
 
 from keda_scaler.core.readings import Engine, Missing, Readings
 from keda_scaler.core.signals import Signal
@@ -36,6 +36,10 @@ DIALECTS: tuple[Dialect, ...] = (
 )
 """Every engine we know, sorted by name. `keda_scaler.core.names.ENGINES` has the same keys."""
 
+BATCH = 3
+"""Families of an engine that are asked for together. Of three of vLLM a replica has up to
+5 series."""
+
 
 def dialects(engine: str) -> tuple[Dialect, ...]:
     """Give the dialects that may fit a trigger's `engine`: all of them for `auto`."""
@@ -55,18 +59,61 @@ def names(engine: str, *, latencies: bool = True, gpus: bool = False) -> frozens
     return wanted.union({STARTED}, *(dialect.canonical for dialect in known))
 
 
+Batches = tuple[frozenset[str], ...]
+"""Sample names that are asked for together. No name is in two of them."""
+
+
+@lru_cache(maxsize=256)
+def batches(
+    engine_names: frozenset[str], with_latencies: frozenset[str]
+) -> tuple[Batches, Batches]:
+    """Give the names of all gauges and counters, and those of latencies, as Prometheus is asked.
+
+    For triggers with these `engine`s, and for those of them that read latencies. Each batch has at
+    most `BATCH` families of an engine, so that an answer about thousands of replicas is not one,
+    and there are as many for one replica as for thousands.
+    """
+    taken: set[str] = set()
+    gauges = _batched(engine_names, taken, latencies=False)
+    latencies = _batched(with_latencies, taken, latencies=True)
+    return gauges, (*latencies, frozenset({STARTED})) if with_latencies else ()
+
+
+def _batched(engine_names: Collection[str], taken: set[str], *, latencies: bool) -> Batches:
+    found: dict[int, set[str]] = {}
+    for dialect in DIALECTS:
+        if "auto" not in engine_names and dialect.name not in engine_names:
+            continue
+        families: dict[str, list[str]] = {}
+        for name, own in sorted(dialect.canonical.items()):
+            if (name in dialect.gauge_names) is not latencies and name not in taken:
+                families.setdefault(own, []).append(name)
+        for place, spellings in enumerate(families.values()):
+            found.setdefault(place // BATCH, set()).update(spellings)
+            taken.update(spellings)
+    return tuple(map(frozenset, found.values()))
+
+
 def path(engine: str) -> str:
     """Give the path of the metrics page; that of most engines when the engine is not known yet."""
     chosen = dialects(engine)
     return chosen[0].path if len(chosen) == 1 else "/metrics"
 
 
+def shown(sample: Sample, engine: str) -> Iterator[Dialect]:
+    """Give the dialects that a sample shows to be the right ones, among those of `engine`."""
+    return (each for each in _readers(sample.name, engine) if _shows(each, sample, engine))
+
+
+@lru_cache(maxsize=4096)
+def _readers(name: str, engine: str) -> tuple[Dialect, ...]:
+    """Give the dialects that read a sample name. Most names are of one."""
+    return tuple(dialect for dialect in dialects(engine) if name in dialect.canonical)
+
+
 def concerns(sample: Sample, engine: str, model: str | None) -> bool:
     """Whether a sample is of the engine and the model that a trigger names."""
-    return any(
-        _shows(dialect, sample, engine) and dialect.is_of(sample, model)
-        for dialect in dialects(engine)
-    )
+    return any(dialect.is_of(sample, model) for dialect in shown(sample, engine))
 
 
 def _shows(dialect: Dialect, sample: Sample, engine: str) -> bool:
@@ -79,11 +126,8 @@ def _shows(dialect: Dialect, sample: Sample, engine: str) -> bool:
 
 def detect(samples: Collection[Sample], engine: str) -> Dialect | Missing:
     """Tell whose page this is, or why that cannot be told."""
-    found = [
-        dialect
-        for dialect in dialects(engine)
-        if any(_shows(dialect, sample, engine) for sample in samples)
-    ]
+    showing = {dialect.name for sample in samples for dialect in shown(sample, engine)}
+    found = [dialect for dialect in dialects(engine) if dialect.name in showing]
     hidden = frozenset().union(*(dialect.supersedes for dialect in found))
     found = [dialect for dialect in found if dialect.name not in hidden]
     if len(found) == 1:

@@ -183,8 +183,9 @@ def by_pod(samples: Iterable[Sample], namespace: str) -> dict[str, DeviceReading
 
 def device_readings(samples: Collection[Sample]) -> DeviceReadings:
     """Read the GPUs of one replica from the series that concern it."""
-    for exporter in EXPORTERS:
-        devices = _devices(exporter, [s for s in samples if s.name in exporter.names])
+    known = [sample for sample in samples if sample.name in NAMES]
+    for exporter in EXPORTERS if known else ():
+        devices = _devices(exporter, [s for s in known if s.name in exporter.names])
         if devices:
             return combined(devices)
     return DeviceReadings(ABSENT, ABSENT)

@@ -12,7 +12,7 @@ from keda_scaler.engines.exposition import parse_page
 from keda_scaler.engines.page import read_page
 from keda_scaler.engines.samples import Sample
 from keda_scaler.errors import PageError
-from keda_scaler.sources.endpoints import Pages
+from keda_scaler.sources.pages import Pages
 from keda_scaler.sources.sink import Clock
 
 ANYWHERE = AddressRules.parse(["0.0.0.0/0", "::/0"])
@@ -63,8 +63,7 @@ class EnginePage:
         self._url = url
         self._engine = engine
         self._model = model
-        self._clock = clock
-        self._pages = Pages(ANYWHERE, lambda *_: None, clock)
+        self._pages = Pages(ANYWHERE, clock)
 
     async def read(self) -> EngineAnswer:
         """Read the page now.
@@ -73,9 +72,8 @@ class EnginePage:
             SourceError: when it could not be read, or no known engine wrote it.
 
         """
-        began = self._clock()
-        body, content_type = await self._pages.fetch(self._url)
-        samples = parse_page(body, content_type, _names(self._engine), began)
+        page = await self._pages.fetch(self._url)
+        samples = parse_page(page.body, page.content_type, _names(self._engine), page.at)
         return to_answer(samples, self._engine, self._model)
 
     async def aclose(self) -> None:

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from keda_scaler.errors import SourceError
-from keda_scaler.sources.endpoints import pause
+from keda_scaler.sources.enginepages import pause
 from keda_scaler.sources.sink import Clock
 
 STALE_INTERVALS = 3

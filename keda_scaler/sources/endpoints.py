@@ -1,20 +1,14 @@
 """Endpoints: metrics pages read directly, from a static list or from behind a Service.
 
-Every page has a reader of its own, so one that hangs delays no other. A reader polls with jitter
-and backs off when its page fails; a replica that becomes ready is read at once.
+Every page has a reader of its own, so one that hangs delays no other; all targets share it. It
+polls with jitter and backs off when its page fails; a replica that becomes ready is read at once.
 """
 
 import asyncio
 import contextlib
-import os
-import random
-import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
-
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from keda_scaler import engines
 from keda_scaler.core.addresses import AddressRules
@@ -22,130 +16,24 @@ from keda_scaler.core.readings import Engine, Lacking, Missing, Readings, Replic
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.engines.devices import device_readings
-from keda_scaler.engines.exposition import parse_page
 from keda_scaler.engines.samples import Sample
-from keda_scaler.errors import PageError, SourceError
+from keda_scaler.errors import SourceError
+from keda_scaler.sources.enginepages import EnginePages
 from keda_scaler.sources.kubernetes import Endpoint, Listing, ServiceDirectory, judged
 from keda_scaler.sources.localgpus import LocalGpus
 from keda_scaler.sources.sink import Clock, Recorder, Sink
 
-PAGE_SECONDS = 5.0
-"""Longest time for one page. A busy engine answers late; a reading older than this is of no use."""
-
-CONNECT_SECONDS = 2.0
-"""Longest time for name resolution and connection."""
-
-MAX_PAGE_BYTES = 8 << 20
-"""Longest page, unpacked; a vLLM page has 51 kB."""
-
-MAX_BACKOFF_SECONDS = 15.0
-"""Longest pause after failures: a replica that answers again is noticed within this."""
-
-_CHUNK = 1 << 16
-
-
-class CheckedResolver(AbstractResolver):
-    """Resolves names, and refuses addresses that the settings do not allow."""
-
-    def __init__(self, rules: AddressRules) -> None:
-        self._rules = rules
-        self._resolver = aiohttp.ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Resolve a name to the addresses that may be connected to."""
-        found = await self._resolver.resolve(host, port, family)
-        allowed = [entry for entry in found if self._rules.allows_resolved(host, entry["host"])]
-        if not allowed:
-            raise OSError(None, f"{host} resolves to an address that is not allowed")
-        return allowed
-
-    async def close(self) -> None:
-        """Close the resolver."""
-        await self._resolver.close()
-
-
-class Pages:
-    """Fetches metrics pages within bounds."""
-
-    def __init__(self, rules: AddressRules, record: Recorder, clock: Clock) -> None:
-        self._record = record
-        self._clock = clock
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(resolver=CheckedResolver(rules), limit=256),
-            timeout=aiohttp.ClientTimeout(total=PAGE_SECONDS, connect=CONNECT_SECONDS),
-            headers={"Accept": "text/plain;version=0.0.4,*/*;q=0.1"},
-            auto_decompress=True,
-        )
-
-    async def samples(self, url: str, trigger: Trigger) -> tuple[Sample, ...]:
-        """Read the samples of one page that matter to a trigger.
-
-        Raises:
-            SourceError: when it could not be read.
-
-        """
-        began = self._clock()
-        result = "error"
-        try:
-            body, content_type = await self.fetch(url)
-            names = engines.names(
-                trigger.engine, latencies=trigger.reads_latencies, gpus=trigger.reads_devices
-            )
-            samples = parse_page(body, content_type, names, began)
-            result = "ok"
-        finally:
-            self._record("endpoints", result, self._clock() - began)
-        return samples
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._session.close()
-
-    async def fetch(self, url: str) -> tuple[bytes, str]:
-        """Fetch a page as it is: its body, and its content type.
-
-        Raises:
-            SourceError: when it could not be read.
-
-        """
-        try:
-            async with self._session.get(url, allow_redirects=False) as response:
-                if response.status != 200:
-                    raise PageError(f"the page answers HTTP {response.status}")
-                return await _body(response), response.headers.get("Content-Type", "")
-        except TimeoutError:
-            raise SourceError(f"no answer within {PAGE_SECONDS:g} s") from None
-        except aiohttp.ClientConnectorError as error:
-            raise SourceError(f"cannot connect: {_why(error)}") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise SourceError(f"cannot read the page: {type(error).__name__}") from error
-
-
-def _why(error: aiohttp.ClientConnectorError) -> str:
-    """Say why there is no connection; the system's own text names the address, ours does not."""
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return error.os_error.strerror or "the name cannot be resolved"
-    number = error.os_error.errno
-    return os.strerror(number) if number else "no address answers"
-
-
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_chunked(_CHUNK):
-        body += chunk
-        if len(body) > MAX_PAGE_BYTES:
-            raise PageError(f"the page is longer than {MAX_PAGE_BYTES >> 20} MiB")
-    return bytes(body)
-
 
 @dataclass(frozen=True, slots=True)
-class Reach:
-    """What readers read with; shared by all of them."""
+class _Reach:
+    """What the replicas of one target are read with, and for."""
 
-    pages: Pages
+    pages: EnginePages
     gpus: LocalGpus
+    namespace: str
+    trigger: Trigger
+    sink: Sink
+    tasks: asyncio.TaskGroup
 
 
 class EndpointsSource:
@@ -161,32 +49,32 @@ class EndpointsSource:
         self._rules = rules
         self._directory = directory
         self._clock = clock
-        self._reach = Reach(Pages(rules, record, clock), LocalGpus(clock))
+        self._pages = EnginePages(rules, record, clock)
+        self._gpus = LocalGpus(clock)
 
     async def run(self, namespace: str, trigger: Trigger, sink: Sink) -> None:
         """Read for one target until cancelled."""
-        readers: dict[str, _Reader] = {}
-
-        def start(endpoint: Endpoint) -> _Reader:
-            reader = _Reader(endpoint, self._reach, namespace, trigger, sink)
-            reader.start(group)
-            return reader
-
+        replicas: dict[str, _Replica] = {}
         async with (
-            asyncio.TaskGroup() as group,
+            asyncio.TaskGroup() as tasks,
             contextlib.aclosing(self._listings(namespace, trigger)) as listings,
         ):
-            async for listing in listings:
-                if isinstance(listing, Missing):
-                    sink.unlisted(listing.reason)
-                    continue
-                sink.listed([endpoint.replica for endpoint in listing.endpoints], listing.at)
-                _follow(listing.endpoints, readers, start)
+            reach = _Reach(self._pages, self._gpus, namespace, trigger, sink, tasks)
+            try:
+                async for listing in listings:
+                    if isinstance(listing, Missing):
+                        sink.unlisted(listing.reason)
+                        continue
+                    sink.listed([endpoint.replica for endpoint in listing.endpoints], listing.at)
+                    _follow(listing.endpoints, replicas, reach)
+            finally:
+                for replica in replicas.values():
+                    replica.stop()
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._reach.pages.close()
-        await self._reach.gpus.aclose()
+        await self._pages.aclose()
+        await self._gpus.aclose()
 
     async def _listings(
         self, namespace: str, trigger: Trigger
@@ -206,90 +94,73 @@ class EndpointsSource:
                 await view.changed(trigger.poll_seconds)
 
 
-def _follow(
-    endpoints: Iterable[Endpoint],
-    readers: "dict[str, _Reader]",
-    start: "Callable[[Endpoint], _Reader]",
-) -> None:
-    """Start readers of new endpoints, stop those of endpoints that are gone."""
+def _follow(endpoints: Iterable[Endpoint], replicas: "dict[str, _Replica]", reach: _Reach) -> None:
+    """Start to read new endpoints, stop to read those that are gone."""
     wanted = {endpoint.replica.name: endpoint for endpoint in endpoints}
-    for name, reader in list(readers.items()):
-        if name not in wanted or wanted[name].url != reader.endpoint.url:
-            readers.pop(name).stop()
+    for name, replica in list(replicas.items()):
+        if name not in wanted or wanted[name].url != replica.endpoint.url:
+            replicas.pop(name).stop()
     for name, endpoint in wanted.items():
-        if name not in readers:
-            readers[name] = start(endpoint)
-        readers[name].update(endpoint)
+        if name not in replicas:
+            replicas[name] = _Replica(endpoint, reach)
+        replicas[name].update(endpoint)
 
 
-class _Reader:
-    """Polls one page."""
+class _Replica:
+    """One replica of one target, from one poll of its page to the next."""
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        reach: Reach,
-        namespace: str,
-        trigger: Trigger,
-        sink: Sink,
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, reach: _Reach) -> None:
         self.endpoint = endpoint
-        self._pages = reach.pages
-        self._gpus = reach.gpus
-        self._namespace = namespace
-        self._trigger = trigger
-        self._sink = sink
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self, group: asyncio.TaskGroup) -> None:
-        self._task = group.create_task(self._run(), name=f"page {self.endpoint.url}")
+        self._reach = reach
+        self._trigger = trigger = reach.trigger
+        self._sink = reach.sink
+        self._asking: asyncio.Task[None] | None = None
+        """Asks for the GPUs of the scaler's own node; None: that was never needed."""
+        names = engines.names(
+            trigger.engine, latencies=trigger.reads_latencies, gpus=trigger.reads_devices
+        )
+        self._leave = contextlib.ExitStack()
+        self._leave.enter_context(
+            reach.pages.follow(endpoint.url, names, trigger.poll_seconds, self._take)
+        )
 
     def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        """Read it no more."""
+        self._leave.close()
+        if self._asking is not None:
+            self._asking.cancel()
 
     def update(self, endpoint: Endpoint) -> None:
         """Take a new state of the endpoint; one that becomes ready is read at once."""
         if endpoint.replica.ready and not self.endpoint.replica.ready:
-            self._wake.set()
+            self._reach.pages.hurry(endpoint.url)
         self.endpoint = endpoint
 
-    async def _run(self) -> None:
-        failures = 0
-        while True:
-            try:
-                readings, engine = await self._read()
-                failures = 0
-            except SourceError as error:
-                readings, engine = engines.missing(str(error)), None
-                failures += 1
-            self._sink.read(self.endpoint.replica.name, readings, engine)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause(self._trigger.poll_seconds, failures)):
-                    await self._wake.wait()
-            self._wake.clear()
-
-    async def _read(self) -> tuple[Readings, Engine | None]:
-        trigger = self._trigger
-        samples = await self._pages.samples(self.endpoint.url, trigger)
+    def _take(self, answer: tuple[Sample, ...] | SourceError) -> None:
+        """Tell the sink what the page says."""
+        name = self.endpoint.replica.name
+        if isinstance(answer, SourceError):
+            self._sink.read(name, engines.missing(str(answer)), None)
+            return
         # What a replica's own page says of GPUs is of its own GPUs, whatever their labels.
-        gpus = device_readings(samples)
-        readings, engine = engines.read(samples, trigger, gpus)
-        if trigger.reads_devices and isinstance(gpus.memory, Missing):
-            lacking = isinstance(readings[Signal.GPU_MEMORY_PRESSURE], Lacking)
-            keeps = engine is not None and engine.reserves_memory
-            if not trigger.prefers_engine_memory or (lacking and not keeps):
-                gpus = await self._gpus.of(self._namespace, self.endpoint)
-                readings, engine = engines.read(samples, trigger, gpus)
-        return readings, engine
+        gpus = device_readings(answer)
+        readings, engine = engines.read(answer, self._trigger, gpus)
+        if not (isinstance(gpus.memory, Missing) and self._needs_node(readings, engine)):
+            self._sink.read(name, readings, engine)
+        elif self._asking is None or self._asking.done():
+            asking = self._ask_node(answer)
+            self._asking = self._reach.tasks.create_task(asking, name=f"GPUs of {name}")
 
+    def _needs_node(self, readings: Readings, engine: Engine | None) -> bool:
+        """Whether the GPUs of the scaler's own node matter, if the page names none."""
+        if not self._trigger.reads_devices:
+            return False
+        lacking = isinstance(readings[Signal.GPU_MEMORY_PRESSURE], Lacking)
+        keeps = engine is not None and engine.reserves_memory
+        return not self._trigger.prefers_engine_memory or (lacking and not keeps)
 
-def pause(poll_seconds: float, failures: int) -> float:
-    """Say how long to wait before the next poll, in seconds: with jitter, longer after failures.
-
-    The first two failures change nothing: a page that fails once must not go stale for it.
-    """
-    longest = max(poll_seconds, MAX_BACKOFF_SECONDS)
-    doublings = min(max(0, failures - 2), 10)
-    return min(longest, poll_seconds * 2.0**doublings) * random.uniform(0.8, 1.0)
+    async def _ask_node(self, samples: tuple[Sample, ...]) -> None:
+        """Tell the sink what the page and the GPUs of the scaler's own node say."""
+        gpus = await self._reach.gpus.of(self._reach.namespace, self.endpoint)
+        readings, engine = engines.read(samples, self._trigger, gpus)
+        self._sink.read(self.endpoint.replica.name, readings, engine)

@@ -23,8 +23,8 @@ from keda_scaler.engines.samples import Sample
 from keda_scaler.errors import SourceError
 from keda_scaler.gateways.counters import Series, combine, rose
 from keda_scaler.gateways.gateway import Gateway, Scope
-from keda_scaler.sources.endpoints import Pages
 from keda_scaler.sources.kubernetes import Listing
+from keda_scaler.sources.pages import Pages
 from keda_scaler.sources.polls import Follower, Polls
 from keda_scaler.sources.sink import Clock, Recorder, WakeSink
 
@@ -36,7 +36,7 @@ class GatewayPages:
 
     def __init__(self, rules: AddressRules, record: Recorder, clock: Clock) -> None:
         self.clock = clock
-        self._pages = Pages(rules, record, clock)
+        self._pages = Pages(rules, clock)
         self._polls: Polls[Page] = Polls(record, clock)
 
     def follow(
@@ -45,9 +45,8 @@ class GatewayPages:
         """Tell the follower what a page says, while inside."""
 
         async def read() -> Page:
-            began = self.clock()
-            body, content_type = await self._pages.fetch(url)
-            return gateway.page(body, content_type, began)
+            page = await self._pages.fetch(url)
+            return gateway.page(page.body, page.content_type, page.at)
 
         what = f"{gateway.title} {pod}"
         return self._polls.follow((gateway.name, url), what, read, follower)

@@ -8,11 +8,10 @@ is up: a gateway that cannot be scraped is unknown. The first poll asks once for
 
 import contextlib
 import math
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from keda_scaler.core.matchers import quote
+from keda_scaler.core.matchers import any_of
 from keda_scaler.core.promql import bind
 from keda_scaler.core.readings import Demand, Missing
 from keda_scaler.core.trigger import Trigger
@@ -22,8 +21,8 @@ from keda_scaler.errors import SourceError
 from keda_scaler.gateways.counters import Series, rose
 from keda_scaler.gateways.gateway import Gateway, Scope
 from keda_scaler.sources.polls import Follower, Polls
-from keda_scaler.sources.promapi import MAX_SERIES, Pin, Prometheus
-from keda_scaler.sources.prometheus import sample_of
+from keda_scaler.sources.promanswer import MAX_SERIES
+from keda_scaler.sources.promapi import Pin, Prometheus, sample_of
 from keda_scaler.sources.promreplicas import REMEMBERED_SECONDS
 from keda_scaler.sources.sink import Clock, Recorder, WakeSink
 
@@ -179,8 +178,8 @@ class _GatewayReader:
         """
         if not scraped:
             return {}
-        of_jobs = f"job=~{_any_of({job for job, _ in scraped})}"
-        of_those = f"{of_jobs},instance=~{_any_of({instance for _, instance in scraped})}"
+        of_jobs = f"job=~{any_of({job for job, _ in scraped})}"
+        of_those = f"{of_jobs},instance=~{any_of({instance for _, instance in scraped})}"
         is_new = f"(timestamp(up{{{of_those}}}) >= bool {pin.unix - self._window:.3f})"
         found = await self._prometheus.query(
             f"max by (job, instance) (up{{{of_those}}} * {is_new}) "
@@ -249,7 +248,3 @@ def _series(sample: Sample) -> Series:
 
 def _scraped(labels: Mapping[str, str]) -> Scraped:
     return labels.get("job", ""), labels.get("instance", "")
-
-
-def _any_of(names: Iterable[str]) -> str:
-    return quote("|".join(re.escape(name) for name in sorted(names)))

@@ -1,8 +1,8 @@
 """Polls that targets share: what several of them read is read once, and told to each.
 
-One reader per thing that is read, from the first target that follows it to the last. It polls every
-second while one of those targets has no replica that answers, else as often as the most eager wants
-it, and somewhat less often after failures.
+One reader per thing that is read, from the first target that follows it to the last. It polls as
+often as the most eager of those targets wants it, and less often after failures. A wake source is
+polled every second while one of its targets has no replica that answers.
 """
 
 import asyncio
@@ -24,8 +24,15 @@ MAX_RETRY_SECONDS = 4.0
 """Longest pause after failures, unless polls are further apart: whoever waits at a gateway that
 answers again is noticed within this."""
 
+_JITTER = 0.8
+"""Least share of a pause that is waited for, at random."""
+
 SHARE = 0.5
 """Most of a pause that reading and telling may take from it."""
+
+Pause = Callable[[float, int], float]
+"""Says how many seconds lie between two polls, before jitter: takes how often they are wanted, in
+seconds, and how many failed in a row."""
 
 T = TypeVar("T")
 AnswerT_contra = TypeVar("AnswerT_contra", contravariant=True)
@@ -37,38 +44,66 @@ _log = structlog.get_logger(__name__)
 class Follower(Generic[AnswerT_contra]):
     """A target that follows a reader."""
 
-    sink: WakeSink
+    sink: WakeSink | None
+    """Of a wake source; None: it reads replicas, whether or not one answers."""
+
     poll_seconds: float
     tell: Callable[[AnswerT_contra | SourceError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How things of one kind are polled."""
+
+    source: str
+    """As the recorder knows it."""
+
+    title: str | None
+    """What the log calls such a thing; None: that it cannot be read is not logged, because the
+    decisions of its targets are."""
+
+    pause: Pause
+
+    spread: bool
+    """Whether the first pause is a random part of one, so that things which were first read at the
+    same time, at a start, are not from then on."""
 
 
 class Polls(Generic[T]):
     """Readers that are shared, by what they read."""
 
-    def __init__(self, record: Recorder, clock: Clock) -> None:
+    def __init__(self, record: Recorder, clock: Clock, manner: "Manner | None" = None) -> None:
+        """Poll in some manner; None: as wake sources are polled."""
         self._record = record
         self._clock = clock
+        self._manner = manner or WAKE_SOURCE
         self._readers: dict[Hashable, _Reader[T]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @contextlib.contextmanager
     def follow(
-        self, key: Hashable, what: str, read: Callable[[], Awaitable[T]], follower: Follower[T]
+        self,
+        key: Hashable,
+        what: str,
+        read: Callable[[], Awaitable[T]],
+        follower: Follower[T],
+        *,
+        anew: bool = False,
     ) -> Iterator[None]:
         """Tell the follower what is read, while inside.
 
         `read` is used only by the first to follow `key`; it may raise SourceError. `what` is for
-        the log.
+        the log. `anew` says that what was read before does not do.
         """
         reader = self._readers.get(key)
         if reader is None:
-            reader = _Reader(what, read, self._record, self._clock)
+            reader = _Reader(what, read, self._record, self._clock, self._manner)
             self._readers[key] = reader
             task = asyncio.create_task(reader.run(), name=f"poll of {what}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             reader.task = task
-        reader.add(follower)
+        reader.add(follower, anew=anew)
         try:
             yield
         finally:
@@ -77,6 +112,10 @@ class Polls(Generic[T]):
                 del self._readers[key]
                 if reader.task is not None:
                     reader.task.cancel()
+
+    def hurry(self, key: Hashable) -> None:
+        """Have something read that is followed, at once, or once more after a poll under way."""
+        self._readers[key].hurry()
 
     async def aclose(self) -> None:
         """End all polls."""
@@ -90,7 +129,12 @@ class _Reader(Generic[T]):
     """Polls one thing."""
 
     def __init__(
-        self, what: str, read: Callable[[], Awaitable[T]], record: Recorder, clock: Clock
+        self,
+        what: str,
+        read: Callable[[], Awaitable[T]],
+        record: Recorder,
+        clock: Clock,
+        manner: Manner,
     ) -> None:
         self.followers: set[Follower[T]] = set()
         self.task: asyncio.Task[None] | None = None
@@ -98,6 +142,7 @@ class _Reader(Generic[T]):
         self._read = read
         self._record = record
         self._clock = clock
+        self._manner = manner
         self._latest: T | SourceError | None = None
         self._latest_at = 0.0
         self._reads = True
@@ -106,18 +151,23 @@ class _Reader(Generic[T]):
         self._reason: str | None = None
         """Why the latest poll failed; None: it did not."""
 
-    def add(self, follower: Follower[T]) -> None:
+    def add(self, follower: Follower[T], *, anew: bool) -> None:
         """Tell one more: what is known, if it is new, else what the next poll gives, at once."""
         self.followers.add(follower)
         if self._reads:
             return
-        if self._latest is not None and self._clock() - self._latest_at < WAKE_SECONDS:
+        is_fresh = self._clock() - self._latest_at < WAKE_SECONDS
+        if self._latest is not None and is_fresh and not anew:
             follower.tell(self._latest)
         else:
             self._asked.set()
 
+    def hurry(self) -> None:
+        self._asked.set()
+
     async def run(self) -> None:
         failures = 0
+        earliest = 0.0 if self._manner.spread else _JITTER
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
@@ -128,7 +178,9 @@ class _Reader(Generic[T]):
                     self._tell(follower, answer)
                     await asyncio.sleep(0)  # others have their turn
             # A poll and its telling take from the pause, but never all of it.
-            await self._rest(max(began, loop.time() - SHARE * self._pause(failures)), failures)
+            began = max(began, loop.time() - SHARE * self._pause(failures))
+            await self._rest(began, random.uniform(earliest, 1.0), failures)
+            earliest = _JITTER
 
     async def _poll(self) -> T | SourceError:
         self._reads = True
@@ -140,38 +192,40 @@ class _Reader(Generic[T]):
         except SourceError as error:
             answer = error
         except Exception:  # noqa: BLE001  # a reader must not end for good
-            _log.exception("a wake source failed by our fault; please report it", what=self._what)
+            _log.exception("a poll failed by our fault; please report it", what=self._what)
             answer = SourceError("internal error, see the scaler's log")
         self._latest, self._latest_at, self._reads = answer, self._clock(), False
         result = "error" if isinstance(answer, SourceError) else "ok"
-        self._record("gateway", result, self._latest_at - began)
+        self._record(self._manner.source, result, self._latest_at - began)
         self._note(answer)
         return answer
 
     def _note(self, answer: T | SourceError) -> None:
         """Log when it can be read no more, and when it can again."""
+        title = self._manner.title
+        if title is None:
+            return
         reason = str(answer) if isinstance(answer, SourceError) else None
         if reason is not None and self._reason is None:
             _log.warning(
-                "a wake source cannot be read; what it said goes stale, then is unknown",
+                f"{title} cannot be read; what it said goes stale, then is unknown",
                 what=self._what,
                 reason=reason,
                 detail="; ".join(getattr(answer, "__notes__", [])) or None,
             )
         elif reason is None and self._reason is not None:
-            _log.info("a wake source is read again", what=self._what)
+            _log.info(f"{title} is read again", what=self._what)
         self._reason = reason
 
     def _tell(self, follower: Follower[T], answer: T | SourceError) -> None:
         try:
             follower.tell(answer)
         except Exception:  # noqa: BLE001  # the other targets must not suffer
-            _log.exception("a wake source was not taken up by our fault; please report it")
+            _log.exception("a poll was not taken up by our fault; please report it")
 
-    async def _rest(self, began: float, failures: int) -> None:
-        """Wait until the next poll is due; a target that has lost its replicas makes it so."""
+    async def _rest(self, began: float, share: float, failures: int) -> None:
+        """Wait until the next poll is due; a target that wants it sooner makes it so."""
         loop = asyncio.get_running_loop()
-        share = random.uniform(0.8, 1.0)
         while (left := began + share * self._pause(failures) - loop.time()) > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, WAKE_SECONDS)):
@@ -179,12 +233,17 @@ class _Reader(Generic[T]):
                     return
 
     def _pause(self, failures: int) -> float:
-        if any(follower.sink.is_waking for follower in self.followers):
-            return pause(WAKE_SECONDS, failures)
-        return pause(min(each.poll_seconds for each in self.followers), failures)
+        wanted = min(each.poll_seconds for each in self.followers)
+        if any(each.sink is not None and each.sink.is_waking for each in self.followers):
+            wanted = WAKE_SECONDS
+        return self._manner.pause(wanted, failures)
 
 
 def pause(poll_seconds: float, failures: int) -> float:
     """Say how long to wait before the next poll, in seconds: longer after a second failure."""
     longest = max(poll_seconds, MAX_RETRY_SECONDS)
     return min(longest, poll_seconds * 2.0 ** min(max(0, failures - 1), 10))
+
+
+WAKE_SOURCE = Manner("gateway", "a wake source", pause, spread=False)
+"""Whoever waits at a gateway that answers again is noticed soon."""

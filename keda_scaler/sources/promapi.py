@@ -9,14 +9,16 @@ import base64
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from keda_scaler.core.addresses import AddressRules
+from keda_scaler.engines.samples import Sample
 from keda_scaler.errors import SourceError
+from keda_scaler.sources.promanswer import Series
 from keda_scaler.sources.sink import Clock
 
 if TYPE_CHECKING:
@@ -27,9 +29,6 @@ QUERY_SECONDS = 10.0
 
 MAX_IN_FLIGHT = 4
 """Queries that one Prometheus works on for us at a time; further ones wait."""
-
-MAX_SERIES = 20_000
-"""Series in one answer: far above what one target's engines have."""
 
 MAX_SECRET_BYTES = 64 * 2**10
 """Read of a file with a credential; a service account's token is about 1 KiB."""
@@ -57,21 +56,6 @@ class PrometheusServer:
 
     ca_file: Path | None = None
     """Certificates to trust, PEM; None: those that the HTTP client brings."""
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One series of an answer, with its newest sample."""
-
-    labels: Mapping[str, str]
-    """With `__name__` where the series has one."""
-
-    number: float
-    """May be NaN or infinite."""
-
-    unix: float
-    """When the sample was taken: seconds since 1970 by the clock of what took it. Of an instant
-    vector, when the query was evaluated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +139,7 @@ class Prometheus:
                 raise SourceError("Prometheus scrapes nothing: it has no series named up")
             if not math.isfinite(found[0].number):
                 raise SourceError("the answer is not one of Prometheus' API")
-            unix = found[0].unix
+            unix = found[0].newest.unix
             skew = max(0.0, before - unix, unix - self._wall())
             self._pin = Pin(unix, at, newest=found[0].number, skew=skew)
         return self._pin
@@ -201,7 +185,7 @@ class Prometheus:
         healthy = False
         try:
             call.begin(client)
-            series = _parse(client.query(promql, params))
+            series = client.query(promql, params)
             healthy = True
         finally:
             if call.end() and healthy:
@@ -283,24 +267,13 @@ def _secret(file: Path, what: str, encoding: str) -> str:
     return text
 
 
-def _parse(result: Sequence[Any]) -> list[Series]:
-    if len(result) > MAX_SERIES:
-        raise SourceError(
-            f"Prometheus answered more than {MAX_SERIES} series; narrow with selector"
-        )
-    try:
-        if result and not isinstance(result[0], dict):  # of a scalar, not of a vector
-            unix, number = result
-            return [_series({"metric": {}, "value": [unix, number]})]
-        return [_series(entry) for entry in result]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise SourceError("the answer is not one of Prometheus' API") from error
+def sample_of(series: Series, pin: Pin) -> Sample:
+    """Make a sample of a series.
 
+    Raises:
+        SourceError: when it is none.
 
-def _series(entry: Any) -> Series:
-    labels = {str(name): str(value) for name, value in entry["metric"].items()}
-    unix, number = entry["values"][-1] if "values" in entry else entry["value"]
-    taken = float(unix)
-    if not math.isfinite(taken):
-        raise ValueError("a sample without a time")
-    return Series(labels, float(number), taken)
+    """
+    labels = series.labels
+    name = labels.pop("__name__", "")
+    return Sample(name, labels, series.number, pin.to_monotonic(series.newest.unix))

@@ -12,9 +12,8 @@ Rules:
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 from keda_scaler import engines
 from keda_scaler.core.readings import Engine, Readings
@@ -22,6 +21,7 @@ from keda_scaler.core.trigger import Trigger
 from keda_scaler.engines import devices
 from keda_scaler.engines.devices import DeviceReadings
 from keda_scaler.engines.samples import Sample
+from keda_scaler.engines.spaces import Part, Space
 
 REMEMBERED_SECONDS = 3600.0
 """How long a part that shows no series of the engine any more is still one of its replicas."""
@@ -34,38 +34,6 @@ UNNAMED = "(no pod or instance)"
 
 _SCRAPE_LABELS = ("job", "service", "endpoint", "container", "prometheus", "prometheus_replica")
 """Labels that tell two scrapes of one address apart, and nothing of the engine."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Part:
-    """One scraped address of a replica."""
-
-    pod: str
-    """Empty where Prometheus has no such label."""
-
-    instance: str
-    """Empty where Prometheus has no such label."""
-
-    @classmethod
-    def of(cls, labels: Mapping[str, str]) -> Self:
-        """Tell whose series this is."""
-        return cls(labels.get("pod", ""), labels.get("instance", ""))
-
-    @property
-    def replica(self) -> str:
-        """The name of the replica that the part belongs to."""
-        return self.pod or self.instance or UNNAMED
-
-
-@dataclass(frozen=True, slots=True)
-class Scrape:
-    """One `up` series: a scrape target that exists."""
-
-    part: Part
-    job: str
-
-    succeeded: bool
-    """Whether the last scrape went well."""
 
 
 @dataclass(slots=True)
@@ -82,11 +50,15 @@ class Roster:
 
     def __init__(self, trigger: Trigger) -> None:
         self._trigger = trigger
+        self._names = engines.names(trigger.engine, latencies=trigger.reads_latencies)
+        """What may be there beside them is for other targets of the namespace."""
         self._seen: dict[Part, _Seen] = {}  # in the order of `at`
 
-    def remember(self, samples: Iterable[Sample], now: float) -> None:
+    def remember(self, space: Space, now: float) -> None:
         """Take note of the parts whose series match the trigger; forget those of an hour ago."""
-        for part in {Part.of(sample.labels) for sample in samples if self._concerns(sample)}:
+        trigger = self._trigger
+        concerned = space.selected(trigger.selector).concerned(trigger.engine, trigger.model)
+        for part in concerned:
             seen = self._seen.pop(part, None)
             self._seen[part] = _Seen(now, scraped=seen is not None and seen.scraped)
         for part, seen in list(self._seen.items()):
@@ -95,35 +67,28 @@ class Roster:
             del self._seen[part]
 
     def replicas(
-        self,
-        samples: Iterable[Sample],
-        scrapes: Iterable[Scrape],
-        now: float,
-        gpus: Mapping[str, DeviceReadings] | None = None,
+        self, space: Space, now: float, *, with_gpus: bool = False
     ) -> dict[str, tuple[Readings, Engine | None]]:
         """Give the replicas that exist by name, and what each one's samples say.
 
-        `gpus` is what exporters say of the GPUs of each pod.
+        With what exporters say of the GPUs of each, or without.
         """
-        samples = list(samples)
-        self.remember(samples, now)
-        fresh: defaultdict[Part, list[Sample]] = defaultdict(list)
-        for sample in samples:
-            if now - sample.at <= self._trigger.stale_after:
-                fresh[Part.of(sample.labels)].append(sample)
-        jobs: defaultdict[Part, dict[str, bool]] = defaultdict(dict)
-        for scrape in scrapes:
-            known = jobs[scrape.part]
-            known[scrape.job] = scrape.succeeded or known.get(scrape.job, False)
+        self.remember(space, now)
+        parts = space.selected(self._trigger.selector).parts
         answers: defaultdict[str, list[list[Sample] | str]] = defaultdict(list)
         for part in sorted(self._seen):
-            answer = self._answer(part, fresh.get(part, []), jobs.get(part))
+            fresh = [
+                sample
+                for sample in parts.get(part, ())
+                if now - sample.at <= self._trigger.stale_after and sample.name in self._names
+            ]
+            answer = self._answer(part, fresh, space.jobs.get(part))
             if answer is not None:
-                answers[part.replica].append(answer)
+                answers[replica_of(part)].append(answer)
+        gpus = space.gpus if with_gpus else {}
         none = DeviceReadings(devices.ABSENT, devices.ABSENT)
         return {
-            name: self._readings(parts, (gpus or {}).get(name, none))
-            for name, parts in answers.items()
+            name: self._readings(parts, gpus.get(name, none)) for name, parts in answers.items()
         }
 
     def _answer(
@@ -134,7 +99,7 @@ class Roster:
         if jobs is None:
             if seen.scraped or not samples:
                 return None
-            if part.replica == UNNAMED:
+            if replica_of(part) == UNNAMED:
                 return f"{_first_name(samples)} has neither a pod nor an instance label"
             return f"no up series has the pod, instance and job of {_first_name(samples)}"
         seen.scraped = True
@@ -144,6 +109,8 @@ class Roster:
                 by_scrape[tuple(sample.labels.get(name, "") for name in _SCRAPE_LABELS)].append(
                     sample
                 )
+        if len(by_scrape) == 1:
+            return next(iter(by_scrape.values()))
         if by_scrape:
             return by_scrape[
                 max(by_scrape, key=lambda scrape: self._worth(by_scrape[scrape], scrape))
@@ -175,6 +142,11 @@ class Roster:
 
     def _concerns(self, sample: Sample) -> bool:
         return engines.concerns(sample, self._trigger.engine, self._trigger.model)
+
+
+def replica_of(part: Part) -> str:
+    """Name the replica that a part belongs to."""
+    return part.pod or part.instance or UNNAMED
 
 
 def _first_name(samples: Sequence[Sample]) -> str:

@@ -1,12 +1,16 @@
 """Where a source puts what it finds: the seam between sources and the store."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from keda_scaler.core.readings import Demand, Engine, Missing, Readings, Replica
 
 Clock = Callable[[], float]
 """Gives monotonic seconds."""
+
+
+Answer = tuple[Readings, Engine | None]
+"""What a replica's poll gave: see `Sink.read`."""
 
 
 class Recorder(Protocol):
@@ -24,6 +28,9 @@ class Sink(Protocol):
 
         Say it again whenever it is confirmed: a list that is not goes stale, as readings do.
         """
+
+    def polled(self, answers: Mapping[Replica, Answer], at: float) -> None:
+        """Say both which replicas exist as of `at`, and what one poll of all of them gave."""
 
     def unlisted(self, reason: str) -> None:
         """Say that the replicas could not be listed, and why; the old list stands until stale."""

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keda_scaler.core import promql
+from keda_scaler.core.matchers import any_of, parse_matchers
 from keda_scaler.core.promql import MAX_OPERATIONS, bind
 
 
@@ -159,3 +160,18 @@ def escapes(text: str, namespace: str) -> list[str]:
         for each in found(text)
         if each.matchers.or_matchers or str(wanted) not in map(str, each.matchers.matchers)
     ]
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(["a.b", "a|b"]),
+        max_size=9,
+    ),
+    st.sampled_from(["aXb", "a", "", ".*"]),
+)
+def test_any_of_matches_these_names_and_no_other(names: list[str], other: str) -> None:
+    """Whatever they are made of: a namespace is never a pattern."""
+    (matcher,) = parse_matchers(f"namespace=~{any_of(names)}")
+
+    assert all(matcher.matches({"namespace": name}) for name in names)
+    assert matcher.matches({"namespace": other}) is (other in (names or [""]))

@@ -170,7 +170,7 @@ def test_a_selector_is_written_anew() -> None:
     """Quotes and backslashes of a value stay inside of it."""
     trigger = parse_trigger({"prometheus": "main", "selector": 'job="a\\"b",c=~"d|e"'}, ACCEPTS)
 
-    assert trigger.selector == ('job="a\\"b"', 'c=~"d|e"')
+    assert [matcher.promql for matcher in trigger.selector] == ['job="a\\"b"', 'c=~"d|e"']
 
 
 @pytest.mark.parametrize(

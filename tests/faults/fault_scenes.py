@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from fault_scene import Fault, Hits, Load, Scene
-from keda_scaler.sources.endpoints import PAGE_SECONDS
+from keda_scaler.sources.pages import PAGE_SECONDS
 
 REASONS: Mapping[str, str] = {
     "refuses": "cannot connect",

@@ -20,9 +20,9 @@ from keda_scaler.errors import SourceError
 from keda_scaler.sim.kubernetes import Fault, SimulatedCluster, SimulatedEndpoint
 from keda_scaler.sim.requests import Request
 from keda_scaler.sim.server import FailureMode, SimulatedEngine
-from keda_scaler.sources import endpoints
-from keda_scaler.sources.endpoints import Pages
+from keda_scaler.sources import pages
 from keda_scaler.sources.kubernetes import ServiceDirectory, at_url
+from keda_scaler.sources.pages import Pages
 from keda_scaler.sources.prometheus import PrometheusServer, PrometheusSource
 from keda_scaler.sources.redisreports import RedisReports
 from keda_scaler.sources.redisserver import RedisServer
@@ -56,8 +56,8 @@ async def test_refuses() -> None:
 
 async def test_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection stands, and no answer comes."""
-    given = f"{endpoints.PAGE_SECONDS:g} s"
-    monkeypatch.setattr(endpoints, "PAGE_SECONDS", 0.2)
+    given = f"{pages.PAGE_SECONDS:g} s"
+    monkeypatch.setattr(pages, "PAGE_SECONDS", 0.2)
     async with SimulatedEngine() as engine:
         engine.set_mode(FailureMode.HANG)
         outcome = await page_outcome(f"{engine.url}/metrics")
@@ -245,11 +245,11 @@ async def test_redis_is_away() -> None:
 
 async def test_the_gateway_is_away() -> None:
     """Its page is fetched as any other."""
-    pages = Pages(RESOLVING, lambda *_: None, time.monotonic)
+    fetcher = Pages(RESOLVING, time.monotonic)
     try:
         with pytest.raises(SourceError) as caught:
-            await pages.fetch(f"http://127.0.0.1:{free_port()}/metrics")
+            await fetcher.fetch(f"http://127.0.0.1:{free_port()}/metrics")
     finally:
-        await pages.close()
+        await fetcher.close()
 
     assert str(caught.value).startswith(REASONS["gateway-away"])

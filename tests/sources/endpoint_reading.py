@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -13,6 +13,7 @@ from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Accepts, parse_trigger
 from keda_scaler.sources.endpoints import EndpointsSource
 from keda_scaler.sources.kubernetes import ServiceDirectory
+from keda_scaler.sources.sink import Answer
 
 LOOPBACK = AddressRules.parse(["127.0.0.0/8"])
 
@@ -30,6 +31,9 @@ class Notebook:
     def listed(self, replicas: Sequence[Replica], at: float) -> None:
         self.listings.append(tuple(replicas))
         self.news.set()
+
+    def polled(self, answers: Mapping[Replica, Answer], at: float) -> None:
+        raise AssertionError("pages are polled one by one")
 
     def unlisted(self, reason: str) -> None:
         self.problems.append(reason)

@@ -1,6 +1,7 @@
 """A Prometheus that does what a real one cannot be made to do on demand."""
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,7 @@ class FakePrometheus:
         self._certificate = certificate
         app = web.Application()
         app.router.add_get("/api/v1/query", self._query)
+        app.router.add_post("/api/v1/query", self._posted)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         self.url = ""
         self.answer: Answer | None = None
@@ -52,6 +54,11 @@ class FakePrometheus:
         self.requests.append(request)
         return await (self.answer or self._as_prometheus)(request)
 
+    async def _posted(self, request: web.Request) -> web.StreamResponse:
+        """Take a query in a form for one in the URL."""
+        form = {name: str(value) for name, value in (await request.clone().post()).items()}
+        return await self._query(request.clone(rel_url=request.rel_url.with_query(form)))
+
     async def _as_prometheus(self, request: web.Request) -> web.StreamResponse:
         query = request.query["query"]
         now = time.time() + self.clock_ahead
@@ -61,8 +68,9 @@ class FakePrometheus:
         if query.startswith("up{"):
             return vector(POD, now, 1)
         if query.startswith("last_over_time("):
-            return series([("value", [now, "12"])])
-        return series([] if self.silent else [("values", [[scraped - 1, "7"], [scraped, "12"]])])
+            return series(query, [("value", [now, "12"])])
+        fresh = [("values", [[scraped - 1, "7"], [scraped, "12"]])]
+        return series(query, [] if self.silent else fresh)
 
 
 def vector(labels: dict[str, str], now: float, number: float) -> web.Response:
@@ -70,14 +78,15 @@ def vector(labels: dict[str, str], now: float, number: float) -> web.Response:
     return success([{"metric": labels, "value": [now, str(number)]}])
 
 
-def series(samples: list[tuple[str, list[Any]]]) -> web.Response:
-    """Answer with the engine's series for waiting and running requests."""
+def series(query: str, samples: list[tuple[str, list[Any]]]) -> web.Response:
+    """Answer with the engine's series for waiting and running requests, as far as asked for."""
     names = ("vllm:num_requests_waiting", "vllm:num_requests_running")
     labels = POD | {"model_name": "llama", "engine": "0"}
     return success(
         [
             {"metric": labels | {"__name__": name}, key: value}
             for name in names
+            if name in re.split('["|]', query)
             for key, value in samples
         ]
     )
@@ -114,9 +123,9 @@ async def drip(request: web.Request) -> web.StreamResponse:
 
 
 async def flood(request: web.Request) -> web.StreamResponse:
-    """Answer with 17 MiB."""
+    """Answer with 33 MiB."""
     response = web.StreamResponse()
     await response.prepare(request)
-    for _ in range(17):
+    for _ in range(33):
         await response.write(b" " * 2**20)
     return response

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.readings import Engine, Missing, Reading, Readings, Replica, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 from keda_scaler.sources.prometheus import PrometheusSource
+from keda_scaler.sources.sink import Answer
 
 RULES = AddressRules.parse(["localhost", "127.0.0.0/8"])
 
@@ -31,6 +32,12 @@ class RememberingSink:
         self.names = [replica.name for replica in replicas]
         self.at = at
         self.listings += 1
+
+    def polled(self, answers: Mapping[Replica, Answer], at: float) -> None:
+        """Keep the list and all readings."""
+        self.listed(list(answers), at)
+        for replica, (readings, engine) in answers.items():
+            self.read(replica.name, readings, engine)
 
     def unlisted(self, reason: str) -> None:
         """Keep the reason."""

@@ -15,9 +15,10 @@ from keda_scaler.sim.kubernetes import SimulatedCluster, SimulatedEndpoint
 from keda_scaler.sim.model import EngineModel
 from keda_scaler.sim.requests import Request
 from keda_scaler.sim.server import FailureMode, SimulatedEngine
-from keda_scaler.sources import endpoints
-from keda_scaler.sources.endpoints import MAX_PAGE_BYTES, pause
+from keda_scaler.sources import pages
+from keda_scaler.sources.enginepages import pause
 from keda_scaler.sources.kubernetes import ServiceDirectory, at_url
+from keda_scaler.sources.pages import MAX_PAGE_BYTES
 
 CAPTURES = Path(__file__).parent.parent / "captures"
 SLOW = EngineModel(max_num_seqs=1, step_seconds=100.0)
@@ -106,7 +107,7 @@ async def test_what_is_wrong_with_a_page_is_said(mode: FailureMode, says: str) -
 
 async def test_a_page_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """No page is waited for longer than its bound."""
-    monkeypatch.setattr(endpoints, "PAGE_SECONDS", 0.2)
+    monkeypatch.setattr(pages, "PAGE_SECONDS", 0.2)
     async with SimulatedEngine() as engine:
         engine.set_mode(FailureMode.HANG)
         url = f"{engine.url}/metrics"

@@ -16,12 +16,15 @@ from keda_scaler import engines
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.signals import Signal
 from keda_scaler.errors import SourceError
-from keda_scaler.sources import promapi
+from keda_scaler.sources import promanswer, promapi
 from keda_scaler.sources.promapi import MAX_IN_FLIGHT, Prometheus, PrometheusServer
-from keda_scaler.sources.prometheus import MAX_BACKOFF_SECONDS, PrometheusSource, pause
+from keda_scaler.sources.prometheus import PrometheusSource
+from keda_scaler.sources.promrounds import MAX_BACKOFF_SECONDS, pause
 from prometheus_fake import FakePrometheus, always, drip, flood, hang, success
 from prometheus_server import free_port
 from prometheus_sink import RULES, RememberingSink, reading, trigger_of, until
+
+PIN = promapi.Pin(unix=2.0, at=1.0, newest=2.0, skew=0.0)
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ async def failure(server: PrometheusServer, rules: AddressRules | None = None) -
     prometheus = Prometheus(server, rules)
     try:
         with pytest.raises(SourceError) as caught:
-            await prometheus.query("up")
+            list(map(promapi.sample_of, await prometheus.query("up"), [PIN]))
     finally:
         prometheus.close()
     return str(caught.value)
@@ -68,12 +71,13 @@ async def test_queries_are_bound_to_the_namespace_and_to_one_instant(fake: FakeP
     trigger = trigger_of(engine="vllm", selector='job="vllm"')
     async with reading(source, 'a"b', trigger) as sink:
         await until(lambda: sink.listings)
-    names = "|".join(sorted(engines.names("vllm", latencies=False)))
-    series = f'{{__name__=~"{names}",namespace="a\\"b",job="vllm"}}'
+    batches, _ = engines.batches(frozenset({"vllm"}), frozenset())
+    names = ["|".join(sorted(batch)) for batch in batches]
+    series = [f'{{__name__=~"{each}",namespace="a\\"b"}}' for each in names]
     assert fake.queries == [
         "max(timestamp(up))",
-        f"last_over_time({series}[3600s])",
-        f"{series}[5s]",
+        *(f"last_over_time({each}[3600s])" for each in series),
+        *(f"{each}[5s]" for each in series),
         'up{namespace="a\\"b"}',
     ]
     assert len({request.query["time"] for request in fake.requests[1:]}) == 1
@@ -182,7 +186,7 @@ async def test_one_that_hangs_does_not_delay_another(fake: FakePrometheus) -> No
             asyncio.create_task(source.run("models", slow, RememberingSink()))
             for _ in range(2 * MAX_IN_FLIGHT)
         ]
-        await until(lambda: len(fake.requests) == MAX_IN_FLIGHT)
+        await until(lambda: fake.requests)
         began = time.monotonic()
         sink = await first_poll(source)
         assert sink.names == ["pod-0"]
@@ -197,18 +201,18 @@ async def test_an_answer_is_bounded_in_bytes(fake: FakePrometheus) -> None:
     """A huge answer is not read to its end."""
     fake.answer = flood
     text = await failure(PrometheusServer(fake.url))
-    assert text == "Prometheus answered more than 16 MiB; narrow it with selector"
+    assert text == "Prometheus answered more than 32 MiB"
 
 
 async def test_an_answer_is_bounded_in_series(
     fake: FakePrometheus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too many series are refused, and the text says what to do."""
-    monkeypatch.setattr(promapi, "MAX_SERIES", 2)
+    monkeypatch.setattr(promanswer, "MAX_SERIES", 2)
     entry = '{"metric":{},"value":[1,"1"]}'
     fake.answer = always(f'{{"data":{{"result":[{entry},{entry},{entry}]}}}}')
     text = await failure(PrometheusServer(fake.url))
-    assert text == "Prometheus answered more than 2 series; narrow with selector"
+    assert text == "Prometheus answered more than 2 series"
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 """Which replicas there are, from the series and scrape targets that Prometheus has."""
 
+from collections.abc import Iterable
+
 import pytest
 
 from keda_scaler.core.readings import Engine, Missing, Readings, Value
 from keda_scaler.core.signals import Signal
+from keda_scaler.core.trigger import Trigger
 from keda_scaler.engines.samples import Sample
+from keda_scaler.engines.spaces import Space
 from keda_scaler.sources import promreplicas
-from keda_scaler.sources.promreplicas import UNNAMED, Part, Roster, Scrape
+from keda_scaler.sources.promreplicas import UNNAMED
 from prometheus_sink import trigger_of
 
 NOW = 1000.0
@@ -29,12 +33,37 @@ def samples(
 NOT_SEEN = "scraped, but no series of a known engine within staleSeconds (5)"
 
 
-def scrape(labels: dict[str, str], *, succeeded: bool = True) -> Scrape:
+def scrape(labels: dict[str, str], *, succeeded: bool = True) -> Sample:
     """Make the scrape target of these labels."""
-    return Scrape(Part.of(labels), labels["job"], succeeded)
+    return Sample("up", labels, 1.0 if succeeded else 0.0, NOW)
 
 
 Answer = tuple[Readings, Engine | None]
+
+
+class Roster:
+    """A roster that is given samples as they come."""
+
+    def __init__(self, trigger: Trigger) -> None:
+        self._trigger = trigger
+        self._roster = promreplicas.Roster(trigger)
+
+    def remember(self, found: Iterable[Sample], now: float) -> None:
+        self._roster.remember(self._space(found), now)
+
+    def replicas(
+        self, found: Iterable[Sample], scrapes: Iterable[Sample], now: float
+    ) -> dict[str, Answer]:
+        space = self._space(found)
+        for each in scrapes:
+            space.add_scrape(each)
+        return self._roster.replicas(space, now)
+
+    def _space(self, found: Iterable[Sample]) -> Space:
+        space = Space("models", [self._trigger.engine])
+        for sample in found:
+            space.add(sample)
+        return space
 
 
 def waiting(replica: Answer) -> float:

@@ -1,14 +1,14 @@
 """The supervisor: which sources a target has, and what becomes of one that fails."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
 from structlog.testing import capture_logs
 
 from keda_scaler.core.readings import Demand, Engine, Missing, Readings, Replica
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
-from keda_scaler.sources.sink import Sink, TargetSink, WakeSink
+from keda_scaler.sources.sink import Answer, Sink, TargetSink, WakeSink
 from keda_scaler.sources.supervisor import RESTART_SECONDS, Supervisor
 
 pytestmark = pytest.mark.looptime
@@ -23,6 +23,9 @@ class Told:
         self.reasons: list[str] = []
 
     def listed(self, replicas: Sequence[Replica], at: float) -> None:
+        raise AssertionError
+
+    def polled(self, answers: Mapping[Replica, Answer], at: float) -> None:
         raise AssertionError
 
     def unlisted(self, reason: str) -> None:

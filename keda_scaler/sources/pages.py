@@ -1,0 +1,157 @@
+"""Pages: fetched over HTTP within bounds, and not all at once.
+
+At most `MAX_QUICK` pages are fetched at a time. One that has not come after `SLOW_SECONDS` gives
+its place to the next and goes on beside them, so that pages which hang take from the others no more
+than that. Whoever waits for a place does not use up the time of its own page.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from keda_scaler.core.addresses import AddressRules
+from keda_scaler.errors import PageError, SourceError
+from keda_scaler.sources.sink import Clock
+
+PAGE_SECONDS = 5.0
+"""Longest time for one page. A busy engine answers late; a reading older than this is of no use."""
+
+CONNECT_SECONDS = 2.0
+"""Longest time for name resolution and connection."""
+
+MAX_PAGE_BYTES = 8 << 20
+"""Longest page, unpacked; a vLLM page has 51 kB."""
+
+MAX_QUICK = 64
+"""Pages that are fetched at a time: a thousand that answer in 10 ms pass in a fifth of a second."""
+
+SLOW_SECONDS = 0.25
+"""How long a page may keep a place among those; five times a slow answer within a cluster."""
+
+MAX_OPEN = 1024
+"""Pages that are fetched at a time, those that hang included. With all of them hanging, two hundred
+others still have their turn each second."""
+
+IDLE_SECONDS = 75.0
+"""How long a connection is kept open between two polls; the next poll is seldom later."""
+
+_CHUNK = 1 << 16
+
+
+class CheckedResolver(AbstractResolver):
+    """Resolves names, and refuses addresses that the settings do not allow."""
+
+    def __init__(self, rules: AddressRules) -> None:
+        self._rules = rules
+        self._resolver = aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Resolve a name to the addresses that may be connected to."""
+        found = await self._resolver.resolve(host, port, family)
+        allowed = [entry for entry in found if self._rules.allows_resolved(host, entry["host"])]
+        if not allowed:
+            raise OSError(None, f"{host} resolves to an address that is not allowed")
+        return allowed
+
+    async def close(self) -> None:
+        """Close the resolver."""
+        await self._resolver.close()
+
+
+class Places:
+    """Places for pages that are being fetched."""
+
+    def __init__(self) -> None:
+        self._open = asyncio.Semaphore(MAX_OPEN)
+        self._quick = asyncio.Semaphore(MAX_QUICK)
+
+    @contextlib.asynccontextmanager
+    async def taken(self) -> AsyncIterator[None]:
+        """Wait for a place, and keep it while inside: the better one for `SLOW_SECONDS` only."""
+        async with self._open:
+            await self._quick.acquire()
+            place = contextlib.ExitStack()
+            place.callback(self._quick.release)
+            leave = asyncio.get_running_loop().call_later(SLOW_SECONDS, place.close)
+            try:
+                yield
+            finally:
+                leave.cancel()
+                place.close()  # the second time it does nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A page as it came."""
+
+    body: bytes
+    content_type: str
+    at: float
+    """When it was asked for, in monotonic seconds."""
+
+
+class Pages:
+    """Fetches pages within bounds; connections stay open for the next time."""
+
+    def __init__(self, rules: AddressRules, clock: Clock) -> None:
+        self._clock = clock
+        self._places = Places()
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                resolver=CheckedResolver(rules), limit=MAX_OPEN, keepalive_timeout=IDLE_SECONDS
+            ),
+            timeout=aiohttp.ClientTimeout(total=PAGE_SECONDS, connect=CONNECT_SECONDS),
+            headers={"Accept": "text/plain;version=0.0.4,*/*;q=0.1"},
+            auto_decompress=True,
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def fetch(self, url: str) -> Fetched:
+        """Fetch a page.
+
+        Raises:
+            SourceError: when it could not be read.
+
+        """
+        async with self._places.taken():
+            at = self._clock()
+            try:
+                async with self._session.get(url, allow_redirects=False) as response:
+                    if response.status != 200:
+                        raise PageError(f"the page answers HTTP {response.status}")
+                    body = await _body(response)
+                    return Fetched(body, response.headers.get("Content-Type", ""), at)
+            except TimeoutError:
+                raise SourceError(f"no answer within {PAGE_SECONDS:g} s") from None
+            except aiohttp.ClientConnectorError as error:
+                raise SourceError(f"cannot connect: {_why(error)}") from error
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                raise SourceError(f"cannot read the page: {type(error).__name__}") from error
+
+
+def _why(error: aiohttp.ClientConnectorError) -> str:
+    """Say why there is no connection; the system's own text names the address, ours does not."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return error.os_error.strerror or "the name cannot be resolved"
+    number = error.os_error.errno
+    return os.strerror(number) if number else "no address answers"
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(_CHUNK):
+        body += chunk
+        if len(body) > MAX_PAGE_BYTES:
+            raise PageError(f"the page is longer than {MAX_PAGE_BYTES >> 20} MiB")
+    return bytes(body)

@@ -1,0 +1,275 @@
+"""Rounds: the polls of all targets that read one Prometheus equally often.
+
+A round asks, of one instant, when the newest scrape of all was (whether this Prometheus is alive),
+for the engines' samples of the last seconds, and for the scrape targets; of all namespaces in use
+at once, so that it takes as many queries for a thousand targets as for one. The samples are asked
+for with a range, because only so do they keep their own times. What a target sees is cut out of the
+answers by ourselves: of its namespace alone, and by its selector.
+
+A Prometheus that cannot be read, whose clock is off or whose newest scrape is old lists nothing:
+what was read before goes stale by itself. New targets have a round of their own, all that wait for
+one together, and look back an hour in it; so do those whose polls had a gap, because a replica may
+have come and gone silent in between.
+"""
+
+import asyncio
+import contextlib
+import math
+import random
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+import structlog
+
+from keda_scaler import engines
+from keda_scaler.core.matchers import quote
+from keda_scaler.core.readings import Lacking, Replica
+from keda_scaler.core.signals import Signal
+from keda_scaler.core.trigger import Trigger
+from keda_scaler.engines import devices
+from keda_scaler.engines.spaces import Space
+from keda_scaler.errors import SourceError
+from keda_scaler.sources.promapi import Pin, Prometheus
+from keda_scaler.sources.promreplicas import REMEMBERED_SECONDS, Roster
+from keda_scaler.sources.promspaces import Asker, Failed
+from keda_scaler.sources.sink import Clock, Recorder, Sink
+
+MAX_BACKOFF_SECONDS = 15.0
+"""Longest pause after failures."""
+
+GATHER_SECONDS = 0.05
+"""How long new targets wait for others that come just after them, as all do at a start."""
+
+SHARE = 0.5
+"""Most of a pause that a round may take from it."""
+
+_OURS = "internal error, see the scaler's log"
+
+_log = structlog.get_logger(__name__)
+
+
+def pause(poll_seconds: float, failures: int) -> float:
+    """Say how long to wait before the next poll, in seconds, after that many failures in a row.
+
+    Without one it is a poll; after failures 1, 2, 4, 8, then 15 seconds, whatever a poll is,
+    because nothing is known meanwhile. Either has jitter, so that rounds spread.
+    """
+    if not failures:
+        return poll_seconds * random.uniform(0.9, 1.1)
+    longest = min(MAX_BACKOFF_SECONDS, 2.0 ** min(failures - 1, 10))
+    return longest * random.uniform(0.5, 1.0)
+
+
+class Target:
+    """One target, from one round to the next."""
+
+    def __init__(self, namespace: str, trigger: Trigger, sink: Sink) -> None:
+        self.namespace = namespace
+        self.trigger = trigger
+        self.sink = sink
+        self.roster = Roster(trigger)
+        self.listed_at = -math.inf
+        self.needs_gpus = trigger.reads_devices and not trigger.prefers_engine_memory
+
+    def take(self, space: Space, pin: Pin, now: float) -> None:
+        """Tell the sink what was found of the namespace."""
+        replicas = self.roster.replicas(space, now, with_gpus=self.needs_gpus)
+        self.listed_at = now
+        answers = {Replica(name): answer for name, answer in replicas.items()}
+        self.sink.polled(answers, pin.to_monotonic(pin.newest))
+        memory = Signal.GPU_MEMORY_PRESSURE
+        if any(isinstance(readings[memory], Lacking) for readings, _ in answers.values()):
+            self.needs_gpus = self.trigger.reads_devices  # from the next round on
+
+
+class Rounds:
+    """The rounds of targets that agree on `pollSeconds` and `staleSeconds`."""
+
+    def __init__(
+        self, prometheus: Prometheus, like: Trigger, clock: Clock, record: Recorder | None
+    ) -> None:
+        """`like` is the trigger of any of them."""
+        self._prometheus = prometheus
+        self._poll_seconds = like.poll_seconds
+        self._stale_after = like.stale_after
+        self._window = math.ceil(max(like.stale_after, 2 * like.poll_seconds))
+        self._clock = clock
+        self._record = record
+        self._asker = Asker(prometheus, clock)
+        self._targets: dict[Target, None] = {}
+        self._new: dict[Target, None] = {}
+        """Those that no round was for yet."""
+        self._joined = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        """None: nobody has joined yet. Once all have left, nobody joins again."""
+        self._failing: set[str | None] = set()
+        """The namespaces that could not be read the last time; None: all of them."""
+        self._log = _log.bind(prometheus=like.prometheus or like.server_address)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    @contextlib.contextmanager
+    def joined(self, target: Target) -> Iterator[None]:
+        """Read for a target while inside."""
+        self._targets[target] = self._new[target] = None
+        self._joined.set()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="rounds of a Prometheus")
+        try:
+            yield
+        finally:
+            del self._targets[target]
+            self._new.pop(target, None)
+            if not self._targets:
+                self._task.cancel()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        failures, next_at = 0, loop.time()
+        while True:
+            is_full = loop.time() >= next_at
+            due = list(self._targets if is_full else self._new)
+            self._new.clear()
+            self._joined.clear()
+            began = loop.time()
+            succeeded = await self._round(due)
+            if is_full:
+                failures = 0 if succeeded else failures + 1
+                self._asker.turn()
+                seconds = pause(self._poll_seconds, failures)
+                next_at = max(began + seconds, loop.time() + SHARE * seconds)
+            if self._record is not None:
+                self._record("prometheus", "ok" if succeeded else "error", loop.time() - began)
+            await self._rest(next_at)
+
+    async def _rest(self, until: float) -> None:
+        """Wait until the next round is due; new targets make it so, a moment later."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._joined.wait()
+                await asyncio.sleep(GATHER_SECONDS)
+
+    async def _round(self, due: Collection[Target]) -> bool:
+        """Read for these; whether that went well for at least some."""
+        try:
+            pin = await self._prometheus.pin()
+            pin.check(self._stale_after, self._clock())
+            spaces, failed = await self._read(due, pin)
+        except SourceError as error:
+            self._note({None: error})
+            await self._tell(due, error)
+            return False
+        except Exception:  # noqa: BLE001  # one bad answer must not end the reading for good
+            _log.exception("a round failed by our fault; please report it")
+            await self._tell(due, SourceError(_OURS))
+            return False
+        self._note(failed)
+        for target in due:
+            if target.namespace in failed:
+                await self._tell([target], failed[target.namespace])
+            elif target in self._targets:
+                await self._take(target, spaces[target.namespace], pin)
+        return True
+
+    async def _take(self, target: Target, space: Space, pin: Pin) -> None:
+        try:
+            target.take(space, pin, self._clock())
+        except Exception:  # noqa: BLE001  # the other targets must not suffer
+            _log.exception("a round was not taken up by our fault; please report it")
+            target.sink.unlisted(_OURS)
+        await asyncio.sleep(0)  # others have their turn
+
+    async def _tell(self, targets: Iterable[Target], error: SourceError) -> None:
+        for target in targets:
+            if target in self._targets:
+                target.sink.unlisted(str(error))
+                await asyncio.sleep(0)
+
+    async def _read(self, due: Collection[Target], pin: Pin) -> tuple[Mapping[str, Space], Failed]:
+        """Ask for all that these targets need."""
+        failed: Failed = {}
+        now = self._clock()
+        new = [target for target in due if now - target.listed_at > self._window]
+        if new:
+            past = _spaces(new)
+            hour = f"[{REMEMBERED_SECONDS:.0f}s])"
+            failed |= await self._ask_engines(past, new, pin, ("last_over_time(", hour))
+            for target in new:
+                target.roster.remember(past[target.namespace], self._clock())
+                await asyncio.sleep(0)
+        spaces = _spaces(due)
+        window = f"[{self._window}s]"
+        failed |= await self._ask_engines(spaces, due, pin, ("", window))
+        failed |= await self._asker.fill(
+            spaces, lambda matcher: f"up{{namespace{matcher}}}", pin, Space.add_scrape
+        )
+        with_gpus = {target.namespace for target in due if target.needs_gpus}
+        failed |= await self._ask_devices({each: spaces[each] for each in with_gpus}, pin, window)
+        return spaces, failed
+
+    async def _ask_engines(
+        self,
+        spaces: Mapping[str, Space],
+        targets: Iterable[Target],
+        pin: Pin,
+        around: tuple[str, str],
+    ) -> Failed:
+        """Ask for the engines' series; their histograms only where they are needed."""
+        failed: Failed = {}
+        triggers = [(target.namespace, target.trigger) for target in targets]
+        late = [(namespace, trigger) for namespace, trigger in triggers if trigger.reads_latencies]
+        batches = engines.batches(
+            frozenset(trigger.engine for _, trigger in triggers),
+            frozenset(trigger.engine for _, trigger in late),
+        )
+        for readers, several in zip((triggers, late), batches, strict=True):
+            concerned = {namespace: spaces[namespace] for namespace, _ in readers}
+            for names in several:
+                name = quote("|".join(sorted(names)))
+
+                def write(matcher: str, name: str = name) -> str:
+                    return f"{around[0]}{{__name__=~{name},namespace{matcher}}}{around[1]}"
+
+                failed |= await self._asker.fill(concerned, write, pin)
+        return failed
+
+    async def _ask_devices(self, spaces: Mapping[str, Space], pin: Pin, window: str) -> Failed:
+        """Ask for the GPUs of pods.
+
+        An exporter's own namespace is in `namespace`, and the pod's in `exported_namespace`, unless
+        it honours labels or runs beside the engine.
+        """
+        failed: Failed = {}
+        name = quote("|".join(sorted(devices.NAMES)))
+        for label in devices.NAMESPACE_LABELS if spaces else ():
+
+            def write(matcher: str, label: str = label) -> str:
+                return f"{{__name__=~{name},{label}{matcher}}}{window}"
+
+            failed |= await self._asker.fill(
+                spaces, write, pin, Space.add_device, devices.namespace_of
+            )
+        return failed
+
+    def _note(self, failed: Mapping[str, SourceError] | Mapping[None, SourceError]) -> None:
+        """Log what can be read no more, and what can again."""
+        for where, error in failed.items():
+            if where not in self._failing:
+                self._log.warning(
+                    "Prometheus cannot be read; what was read before goes stale, then is unknown",
+                    namespace=where,
+                    reason=str(error),
+                    detail="; ".join(getattr(error, "__notes__", [])) or None,
+                )
+        for where in self._failing.difference(failed):
+            if None not in failed:
+                self._log.info("Prometheus is read again", namespace=where)
+        self._failing = set(failed)
+
+
+def _spaces(targets: Iterable[Target]) -> dict[str, Space]:
+    """Make room for what is found of each namespace."""
+    named: dict[str, set[str]] = {}
+    for target in targets:
+        named.setdefault(target.namespace, set()).add(target.trigger.engine)
+    return {namespace: Space(namespace, names) for namespace, names in named.items()}
