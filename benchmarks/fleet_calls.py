@@ -54,9 +54,10 @@ def fleet(objects: int, url: str, seed: int = 7) -> list[ScaledObject]:
 
 
 def _scaled_object(number: int, url: str, chance: random.Random) -> ScaledObject:
-    given = keda_calls.metadata(f"{url}/{number % PAGES}/metrics", 5)
+    page = number % PAGES
+    given = keda_calls.metadata(f"{url}/{page % 10}/{page}/metrics", 5)
     del given["targetConcurrency"]  # two metrics, as by default
-    given |= {"idleSeconds": "0", "holdSeconds": "900", "onUnknown": "hold"}
+    given["onUnknown"] = "hold"
     bare = pb.ScaledObjectRef(name=f"llama-{number}", namespace=f"team-{number % NAMESPACES}")
     reference = keda_calls.reference_bytes(bare, given, chance)
     return ScaledObject(

@@ -15,8 +15,9 @@ from aiohttp import web
 
 _PAGE = Path(__file__).parents[1] / "tests" / "captures" / "vllm-0.32.0__busy-queue.prom"
 _GAUGE = re.compile(r"^(vllm:num_requests_(?:waiting|running)\{[^}]*\}) \S+$", re.MULTILINE)
-_MOST = 20
-"""Requests that wait, or run."""
+_MOST, _CROWDED = 5, 20
+"""Requests that wait, or run: what one replica is enough for, and on every tenth page, what it is
+not."""
 
 
 class Pages:
@@ -40,10 +41,11 @@ class Pages:
         """Tell of no request, or again of some."""
         self._is_quiet = not self._is_quiet
 
-    async def get(self, _: web.Request) -> web.Response:
+    async def get(self, request: web.Request) -> web.Response:
         """Give a page."""
         await self._answers.wait()
-        number = 0 if self._is_quiet else self._chance.randint(1, _MOST)
+        most = _CROWDED if request.match_info["path"].startswith("0") else _MOST
+        number = 0 if self._is_quiet else self._chance.randint(1, most)
         return web.Response(text=_GAUGE.sub(rf"\1 {number}.0", self._template))
 
 

@@ -15,10 +15,9 @@ from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.readings import Engine, Lacking, Missing, Readings, Replica
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
-from keda_scaler.engines.devices import device_readings
 from keda_scaler.engines.samples import Sample
 from keda_scaler.errors import SourceError
-from keda_scaler.sources.enginepages import EnginePages
+from keda_scaler.sources.enginepages import EnginePages, Seen
 from keda_scaler.sources.kubernetes import Endpoint, Listing, ServiceDirectory, judged
 from keda_scaler.sources.localgpus import LocalGpus
 from keda_scaler.sources.sink import Clock, Recorder, Sink
@@ -116,13 +115,8 @@ class _Replica:
         self._sink = reach.sink
         self._asking: asyncio.Task[None] | None = None
         """Asks for the GPUs of the scaler's own node; None: that was never needed."""
-        names = engines.names(
-            trigger.engine, latencies=trigger.reads_latencies, gpus=trigger.reads_devices
-        )
         self._leave = contextlib.ExitStack()
-        self._leave.enter_context(
-            reach.pages.follow(endpoint.url, names, trigger.poll_seconds, self._take)
-        )
+        self._leave.enter_context(reach.pages.follow(endpoint.url, trigger, self._take))
 
     def stop(self) -> None:
         """Read it no more."""
@@ -136,19 +130,17 @@ class _Replica:
             self._reach.pages.hurry(endpoint.url)
         self.endpoint = endpoint
 
-    def _take(self, answer: tuple[Sample, ...] | SourceError) -> None:
+    def _take(self, seen: Seen | SourceError) -> None:
         """Tell the sink what the page says."""
         name = self.endpoint.replica.name
-        if isinstance(answer, SourceError):
-            self._sink.read(name, engines.missing(str(answer)), None)
-            return
-        # What a replica's own page says of GPUs is of its own GPUs, whatever their labels.
-        gpus = device_readings(answer)
-        readings, engine = engines.read(answer, self._trigger, gpus)
-        if not (isinstance(gpus.memory, Missing) and self._needs_node(readings, engine)):
-            self._sink.read(name, readings, engine)
+        if isinstance(seen, SourceError):
+            self._sink.read(name, engines.missing(str(seen)), None)
+        elif not (
+            isinstance(seen.gpus.memory, Missing) and self._needs_node(seen.readings, seen.engine)
+        ):
+            self._sink.read(name, seen.readings, seen.engine)
         elif self._asking is None or self._asking.done():
-            asking = self._ask_node(answer)
+            asking = self._ask_node(seen.samples)
             self._asking = self._reach.tasks.create_task(asking, name=f"GPUs of {name}")
 
     def _needs_node(self, readings: Readings, engine: Engine | None) -> bool:

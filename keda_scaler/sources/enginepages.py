@@ -3,9 +3,14 @@
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator
+from dataclasses import dataclass
 
+from keda_scaler import engines
 from keda_scaler.core.addresses import AddressRules
+from keda_scaler.core.readings import Engine, Readings
+from keda_scaler.core.trigger import Trigger
+from keda_scaler.engines.devices import DeviceReadings, device_readings
 from keda_scaler.engines.exposition import parse_page
 from keda_scaler.engines.samples import Sample
 from keda_scaler.errors import PageError, SourceError
@@ -20,7 +25,6 @@ Names = frozenset[str]
 """Sample names that a target reads."""
 
 Samples = tuple[Sample, ...]
-Answer = Samples | SourceError
 
 
 def backoff(poll_seconds: float, failures: int) -> float:
@@ -40,6 +44,16 @@ def pause(poll_seconds: float, failures: int) -> float:
 _MANNER = Manner("endpoints", None, backoff, spread=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a page says to a trigger. Shared by all that want the same of it."""
+
+    samples: Samples
+    gpus: DeviceReadings
+    readings: Readings
+    engine: Engine | None
+
+
 class Page:
     """What a page says to each who reads it."""
 
@@ -50,7 +64,8 @@ class Page:
             SourceError: when nobody can read it.
 
         """
-        self._answers: dict[Names, Answer]
+        self._seen: dict[Hashable, Seen] = {}
+        self._answers: dict[Names, Samples | SourceError]
         try:
             everything = _parsed(page, frozenset().union(*wanted))
         except PageError:
@@ -64,24 +79,39 @@ class Page:
                 for names in wanted
             }
 
-    def samples(self, names: Names) -> Samples:
-        """Give the samples with these names.
+    def seen(self, trigger: Trigger) -> Seen:
+        """Read it as a trigger wants it; once for all triggers that want the same.
 
         Raises:
-            SourceError: when they cannot be read.
+            SourceError: when it cannot be read.
 
         """
-        answer = self._answers[names]
-        if isinstance(answer, SourceError):
-            raise answer
-        return answer
+        memory = trigger.gpu_memory_source if trigger.reads_devices else None
+        wants = names_of(trigger), trigger.engine, trigger.model, memory
+        found = self._seen.get(wants)
+        if found is None:
+            samples = self._answers[wants[0]]
+            if isinstance(samples, SourceError):
+                raise samples
+            # What a replica's own page says of GPUs is of its own GPUs, whatever their labels.
+            gpus = device_readings(samples)
+            found = Seen(samples, gpus, *engines.read(samples, trigger, gpus))
+            self._seen[wants] = found
+        return found
+
+
+def names_of(trigger: Trigger) -> Names:
+    """Give the sample names that a trigger reads."""
+    return engines.names(
+        trigger.engine, latencies=trigger.reads_latencies, gpus=trigger.reads_devices
+    )
 
 
 def _parsed(page: Fetched, names: Names) -> Samples:
     return parse_page(page.body, page.content_type, names, page.at)
 
 
-def _tried(page: Fetched, names: Names) -> Answer:
+def _tried(page: Fetched, names: Names) -> Samples | SourceError:
     try:
         return _parsed(page, names)
     except PageError as error:
@@ -98,20 +128,22 @@ class EnginePages:
 
     @contextlib.contextmanager
     def follow(
-        self, url: str, names: Names, poll_seconds: float, tell: Callable[[Answer], None]
+        self, url: str, trigger: Trigger, tell: Callable[[Seen | SourceError], None]
     ) -> Iterator[None]:
         """Tell what a page says at each poll, while inside."""
 
         def told(answer: Page | SourceError) -> None:
             try:
-                tell(answer if isinstance(answer, SourceError) else answer.samples(names))
+                seen = answer if isinstance(answer, SourceError) else answer.seen(trigger)
             except SourceError as error:
-                tell(error)
+                seen = error
+            tell(seen)
 
+        names = names_of(trigger)
         wanted = self._wanted.setdefault(url, Counter())
         is_new = names not in wanted
         wanted[names] += 1
-        follower = Follower(None, poll_seconds, told)
+        follower = Follower(None, trigger.poll_seconds, told)
         try:
             with self._polls.follow(url, url, self._reader(url), follower, anew=is_new):
                 yield

@@ -20,6 +20,9 @@ from keda_scaler.sources.sink import Clock, Recorder, WakeSink
 WAKE_SECONDS = 1.0
 """How often is polled for a target that has no replica which answers."""
 
+FRESH_SECONDS = 5.0
+"""How old an answer may be that a new target is told, unless its own polls are more frequent."""
+
 MAX_RETRY_SECONDS = 4.0
 """Longest pause after failures, unless polls are further apart: whoever waits at a gateway that
 answers again is noticed within this."""
@@ -152,11 +155,13 @@ class _Reader(Generic[T]):
         """Why the latest poll failed; None: it did not."""
 
     def add(self, follower: Follower[T], *, anew: bool) -> None:
-        """Tell one more: what is known, if it is new, else what the next poll gives, at once."""
+        """Tell one more: what is known, or if a poll is due, what that gives, at once."""
         self.followers.add(follower)
         if self._reads:
             return
-        is_fresh = self._clock() - self._latest_at < WAKE_SECONDS
+        # It has its own time. With thousands of new targets a poll for each would be told to all.
+        fresh_seconds = min(follower.poll_seconds, FRESH_SECONDS)
+        is_fresh = self._clock() - self._latest_at < fresh_seconds
         if self._latest is not None and is_fresh and not anew:
             follower.tell(self._latest)
         else:

@@ -9,13 +9,13 @@ import pytest
 from aiohttp import web
 
 from endpoint_reading import LOOPBACK, Notebook, serving
-from keda_scaler.core.readings import Distribution, Missing
+from keda_scaler.core.readings import Distribution, Missing, Value
 from keda_scaler.core.signals import Signal
-from keda_scaler.core.trigger import Accepts, parse_trigger
+from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 from keda_scaler.errors import PageError
 from keda_scaler.sources import pages
 from keda_scaler.sources.endpoints import EndpointsSource
-from keda_scaler.sources.enginepages import Page
+from keda_scaler.sources.enginepages import Page, names_of
 from keda_scaler.sources.kubernetes import ServiceDirectory
 from keda_scaler.sources.pages import Fetched
 from metrics_page import capture
@@ -53,10 +53,14 @@ class World:
         await directory.aclose()
 
 
+def trigger_of(url: str = "http://127.0.0.1/metrics", **keys: str) -> Trigger:
+    metadata = {"endpoints": url, "pollSeconds": "1", **keys}
+    return parse_trigger(metadata, Accepts(addresses=LOOPBACK))
+
+
 @contextlib.asynccontextmanager
 async def reading(source: EndpointsSource, url: str, **keys: str) -> AsyncIterator[Notebook]:
-    metadata = {"endpoints": url, "pollSeconds": "1", **keys}
-    trigger = parse_trigger(metadata, Accepts(addresses=LOOPBACK))
+    trigger = trigger_of(url, **keys)
     notebook = Notebook()
     task = asyncio.create_task(source.run("default", trigger, notebook))
     try:
@@ -114,16 +118,18 @@ async def test_the_most_eager_target_sets_the_pace() -> None:
 
 def test_a_line_that_one_target_cannot_read_harms_no_other() -> None:
     """What is broken in a family is the trouble of who reads that family."""
-    page = Fetched(b'good 1\nbad{x="1} 2\n', "text/plain", 1.0)
-    good, bad = frozenset({"good"}), frozenset({"bad"})
+    body = b'vllm:num_requests_waiting 3\nvllm:e2e_request_latency_seconds_bucket{le="x} 2\n'
+    page = Fetched(body, "text/plain", 1.0)
+    good, bad = trigger_of(engine="vllm"), trigger_of(engine="vllm", targetLatencySeconds="1")
 
-    both = Page(page, [good, bad])
+    both = Page(page, [names_of(good), names_of(bad)])
 
-    assert [sample.name for sample in both.samples(good)] == ["good"]
+    assert both.seen(good).readings[Signal.QUEUE_DEPTH] == Value(3, 1.0)
+    assert both.seen(good) is both.seen(trigger_of(engine="vllm", targetQueueDepth="9"))
     with pytest.raises(PageError):
-        both.samples(bad)
+        both.seen(bad)
     with pytest.raises(PageError):
-        Page(page, [bad])
+        Page(page, [names_of(bad)])
 
 
 async def test_pages_that_hang_starve_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
