@@ -35,10 +35,11 @@ fmt: $(VENV)/dev  ## format, and mend what can be mended
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev tools  ## parsing beside the library, throughput and waking beside bare servers
+bench: $(VENV)/dev tools  ## parsing beside the library, throughput and waking beside bare servers, queries and pages
 	$(BIN)/python benchmarks/parsing.py
 	$(BIN)/python benchmarks/unary.py
 	$(BIN)/python benchmarks/waking.py
+	$(BIN)/python benchmarks/upstream.py
 
 docs: $(VENV)/dev  ## write docs/engines.md, docs/gateways.md and the tables of docs/faults.md
 	tools/render-engines

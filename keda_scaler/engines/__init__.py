@@ -1,6 +1,6 @@
 """Engines: exposition text to readings, pure. One file per dialect, and the table below."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from functools import cache, lru_cache
 
 from keda_scaler.core.readings import Engine, Missing, Readings
@@ -100,28 +100,39 @@ def path(engine: str) -> str:
     return chosen[0].path if len(chosen) == 1 else "/metrics"
 
 
-def shown(sample: Sample, engine: str) -> Iterator[Dialect]:
-    """Give the dialects that a sample shows to be the right ones, among those of `engine`."""
-    return (each for each in _readers(sample.name, engine) if _shows(each, sample, engine))
+def shown(sample: Sample, engine: str) -> list[Dialect]:
+    """Give the dialects that a sample shows to be the right ones, among those of `engine`.
+
+    A trigger that names its engine is believed; `auto` needs a name that no one else uses.
+    """
+    return [
+        dialect
+        for dialect, label in _tellers(sample.name, engine)
+        if label is None or sample.labels.get(label)
+    ]
 
 
 @lru_cache(maxsize=4096)
-def _readers(name: str, engine: str) -> tuple[Dialect, ...]:
-    """Give the dialects that read a sample name. Most names are of one."""
-    return tuple(dialect for dialect in dialects(engine) if name in dialect.canonical)
+def _tellers(name: str, engine: str) -> tuple[tuple[Dialect, str | None], ...]:
+    """Give the dialects that a sample's name tells of, most often one or none.
+
+    Each with the label that the sample must have; None: it need not have any.
+    """
+    found: list[tuple[Dialect, str | None]] = []
+    for dialect in dialects(engine):
+        bare = Sample(name, {}, 0.0, 0.0)
+        tells = dialect.marked_by if engine == "auto" else dialect.fits
+        label = dialect.model_label
+        if tells(bare):
+            found.append((dialect, None))
+        elif label is not None and tells(Sample(name, {label: "any"}, 0.0, 0.0)):
+            found.append((dialect, label))
+    return tuple(found)
 
 
 def concerns(sample: Sample, engine: str, model: str | None) -> bool:
     """Whether a sample is of the engine and the model that a trigger names."""
     return any(dialect.is_of(sample, model) for dialect in shown(sample, engine))
-
-
-def _shows(dialect: Dialect, sample: Sample, engine: str) -> bool:
-    """Whether the sample shows that the dialect is the right one.
-
-    A trigger that names its engine is believed; `auto` needs a name that no one else uses.
-    """
-    return dialect.marked_by(sample) if engine == "auto" else dialect.fits(sample)
 
 
 def detect(samples: Collection[Sample], engine: str) -> Dialect | Missing:

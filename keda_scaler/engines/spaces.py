@@ -9,9 +9,8 @@ Rules
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import NamedTuple, Self
 
 from keda_scaler import engines
 from keda_scaler.core.matchers import Matcher
@@ -23,8 +22,7 @@ _NO_LABEL = ""
 """Stands for the model of engines that do not name theirs: they are of every model."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Part:
+class Part(NamedTuple):
     """One scraped address of a replica."""
 
     pod: str

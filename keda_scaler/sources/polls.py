@@ -16,6 +16,7 @@ import structlog
 
 from keda_scaler.errors import SourceError
 from keda_scaler.sources.sink import Clock, Recorder, WakeSink
+from keda_scaler.sources.turns import Turns
 
 WAKE_SECONDS = 1.0
 """How often is polled for a target that has no replica which answers."""
@@ -178,10 +179,11 @@ class _Reader(Generic[T]):
             began = loop.time()
             answer = await self._poll()
             failures = failures + 1 if isinstance(answer, SourceError) else 0
+            turns = Turns()
             for follower in tuple(self.followers):
                 if follower in self.followers:
                     self._tell(follower, answer)
-                    await asyncio.sleep(0)  # others have their turn
+                    await turns.take()
             # A poll and its telling take from the pause, but never all of it.
             began = max(began, loop.time() - SHARE * self._pause(failures))
             await self._rest(began, random.uniform(earliest, 1.0), failures)

@@ -8,6 +8,7 @@ import contextlib
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
+from http.client import HTTPResponse
 from typing import Any
 
 from requests.adapters import HTTPAdapter
@@ -22,6 +23,10 @@ CONNECT_SECONDS = 3.0
 
 MAX_ADDRESSES = 3
 """Addresses of one name that are tried."""
+
+READ_BYTES = 256 * 2**10
+"""Read from a connection at a time. After each read the thread waits for the interpreter's lock,
+5 ms if the event loop is busy: a thousand reads for an answer of 8 MiB would take 5 s."""
 
 _SHOWN = 300
 
@@ -133,7 +138,18 @@ def _pool(
     return pool
 
 
+class _Response(HTTPResponse):
+    """A response that is read with few calls of the system."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp.close()
+        self.fp = sock.makefile("rb", READ_BYTES)  # type: ignore[assignment]  # typed as less
+
+
 class _HTTPConnection(HTTPConnection):
+    response_class = _Response
+
     def __init__(self, *args: Any, dialer: Dialer, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._dialer = dialer
@@ -143,6 +159,8 @@ class _HTTPConnection(HTTPConnection):
 
 
 class _HTTPSConnection(HTTPSConnection):
+    response_class = _Response
+
     def __init__(self, *args: Any, dialer: Dialer, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._dialer = dialer

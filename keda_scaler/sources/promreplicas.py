@@ -32,9 +32,6 @@ MAX_PARTS = 20_000
 UNNAMED = "(no pod or instance)"
 """Stands for all series that do not say whose they are."""
 
-_SCRAPE_LABELS = ("job", "service", "endpoint", "container", "prometheus", "prometheus_replica")
-"""Labels that tell two scrapes of one address apart, and nothing of the engine."""
-
 
 @dataclass(slots=True)
 class _Seen:
@@ -106,9 +103,7 @@ class Roster:
         by_scrape: defaultdict[tuple[str, ...], list[Sample]] = defaultdict(list)
         for sample in samples:
             if jobs.get(sample.labels.get("job", "")):
-                by_scrape[tuple(sample.labels.get(name, "") for name in _SCRAPE_LABELS)].append(
-                    sample
-                )
+                by_scrape[_scrape(sample.labels)].append(sample)
         if len(by_scrape) == 1:
             return next(iter(by_scrape.values()))
         if by_scrape:
@@ -142,6 +137,15 @@ class Roster:
 
     def _concerns(self, sample: Sample) -> bool:
         return engines.concerns(sample, self._trigger.engine, self._trigger.model)
+
+
+def _scrape(labels: Mapping[str, str]) -> tuple[str, ...]:
+    """Give the labels that tell two scrapes of one address apart, and nothing of the engine."""
+    get = labels.get
+    return (
+        *(get("job", ""), get("service", ""), get("endpoint", ""), get("container", "")),
+        *(get("prometheus", ""), get("prometheus_replica", "")),
+    )
 
 
 def replica_of(part: Part) -> str:

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import math
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping
 
 import structlog
 
@@ -32,6 +32,7 @@ from keda_scaler.sources.promapi import Pin, Prometheus
 from keda_scaler.sources.promreplicas import REMEMBERED_SECONDS, Roster
 from keda_scaler.sources.promspaces import Asker, Failed
 from keda_scaler.sources.sink import Clock, Recorder, Sink
+from keda_scaler.sources.turns import Turns
 
 MAX_BACKOFF_SECONDS = 15.0
 """Longest pause after failures."""
@@ -41,6 +42,8 @@ GATHER_SECONDS = 0.05
 
 SHARE = 0.5
 """Most of a pause that a round may take from it."""
+
+Asking = Coroutine[None, None, Failed]
 
 _OURS = "internal error, see the scaler's log"
 
@@ -144,10 +147,12 @@ class Rounds:
 
     async def _rest(self, until: float) -> None:
         """Wait until the next round is due; new targets make it so, a moment later."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(until):
-                await self._joined.wait()
-                await asyncio.sleep(GATHER_SECONDS)
+        loop = asyncio.get_running_loop()
+        while loop.time() < until and not self._new:  # timers may be a little early
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    await self._joined.wait()
+                    await asyncio.sleep(GATHER_SECONDS)
 
     async def _round(self, due: Collection[Target]) -> bool:
         """Read for these; whether that went well for at least some."""
@@ -164,28 +169,37 @@ class Rounds:
             await self._tell(due, SourceError(_OURS))
             return False
         self._note(failed)
+        members: dict[str, list[Target]] = {}
         for target in due:
-            if target.namespace in failed:
-                await self._tell([target], failed[target.namespace])
-            elif target in self._targets:
-                await self._take(target, spaces[target.namespace], pin)
+            members.setdefault(target.namespace, []).append(target)
+        turns = Turns()
+        while spaces:  # one is let go of after the other: all at once would take long
+            namespace, space = spaces.popitem()
+            for target in members[namespace]:
+                if target not in self._targets:
+                    continue
+                if namespace in failed:
+                    target.sink.unlisted(str(failed[namespace]))
+                else:
+                    self._take(target, space, pin)
+                await turns.take()
         return True
 
-    async def _take(self, target: Target, space: Space, pin: Pin) -> None:
+    def _take(self, target: Target, space: Space, pin: Pin) -> None:
         try:
             target.take(space, pin, self._clock())
         except Exception:  # noqa: BLE001  # the other targets must not suffer
             _log.exception("a round was not taken up by our fault; please report it")
             target.sink.unlisted(_OURS)
-        await asyncio.sleep(0)  # others have their turn
 
     async def _tell(self, targets: Iterable[Target], error: SourceError) -> None:
+        turns = Turns()
         for target in targets:
             if target in self._targets:
                 target.sink.unlisted(str(error))
-                await asyncio.sleep(0)
+                await turns.take()
 
-    async def _read(self, due: Collection[Target], pin: Pin) -> tuple[Mapping[str, Space], Failed]:
+    async def _read(self, due: Collection[Target], pin: Pin) -> tuple[dict[str, Space], Failed]:
         """Ask for all that these targets need."""
         failed: Failed = {}
         now = self._clock()
@@ -193,29 +207,32 @@ class Rounds:
         if new:
             past = _spaces(new)
             hour = f"[{REMEMBERED_SECONDS:.0f}s])"
-            failed |= await self._ask_engines(past, new, pin, ("last_over_time(", hour))
+            failed |= await _all(self._ask_engines(past, new, pin, ("last_over_time(", hour)))
+            turns = Turns()
             for target in new:
                 target.roster.remember(past[target.namespace], self._clock())
-                await asyncio.sleep(0)
+                await turns.take()
         spaces = _spaces(due)
         window = f"[{self._window}s]"
-        failed |= await self._ask_engines(spaces, due, pin, ("", window))
-        failed |= await self._asker.fill(
-            spaces, lambda matcher: f"up{{namespace{matcher}}}", pin, Space.add_scrape
-        )
+        up = self._asker.fill(spaces, lambda of: f"up{{namespace{of}}}", pin, Space.add_scrape)
         with_gpus = {target.namespace for target in due if target.needs_gpus}
-        failed |= await self._ask_devices({each: spaces[each] for each in with_gpus}, pin, window)
+        failed |= await _all(
+            [
+                *self._ask_engines(spaces, due, pin, ("", window)),
+                up,
+                *self._ask_devices({each: spaces[each] for each in with_gpus}, pin, window),
+            ]
+        )
         return spaces, failed
 
-    async def _ask_engines(
+    def _ask_engines(
         self,
         spaces: Mapping[str, Space],
         targets: Iterable[Target],
         pin: Pin,
         around: tuple[str, str],
-    ) -> Failed:
+    ) -> Iterator[Asking]:
         """Ask for the engines' series; their histograms only where they are needed."""
-        failed: Failed = {}
         triggers = [(target.namespace, target.trigger) for target in targets]
         late = [(namespace, trigger) for namespace, trigger in triggers if trigger.reads_latencies]
         batches = engines.batches(
@@ -230,26 +247,21 @@ class Rounds:
                 def write(matcher: str, name: str = name) -> str:
                     return f"{around[0]}{{__name__=~{name},namespace{matcher}}}{around[1]}"
 
-                failed |= await self._asker.fill(concerned, write, pin)
-        return failed
+                yield self._asker.fill(concerned, write, pin)
 
-    async def _ask_devices(self, spaces: Mapping[str, Space], pin: Pin, window: str) -> Failed:
+    def _ask_devices(self, spaces: Mapping[str, Space], pin: Pin, window: str) -> Iterator[Asking]:
         """Ask for the GPUs of pods.
 
         An exporter's own namespace is in `namespace`, and the pod's in `exported_namespace`, unless
         it honours labels or runs beside the engine.
         """
-        failed: Failed = {}
         name = quote("|".join(sorted(devices.NAMES)))
         for label in devices.NAMESPACE_LABELS if spaces else ():
 
             def write(matcher: str, label: str = label) -> str:
                 return f"{{__name__=~{name},{label}{matcher}}}{window}"
 
-            failed |= await self._asker.fill(
-                spaces, write, pin, Space.add_device, devices.namespace_of
-            )
-        return failed
+            yield self._asker.fill(spaces, write, pin, Space.add_device, devices.namespace_of)
 
     def _note(self, failed: Mapping[str, SourceError] | Mapping[None, SourceError]) -> None:
         """Log what can be read no more, and what can again."""
@@ -265,6 +277,21 @@ class Rounds:
             if None not in failed:
                 self._log.info("Prometheus is read again", namespace=where)
         self._failing = set(failed)
+
+
+async def _all(asking: Iterable[Asking]) -> Failed:
+    """Wait for all answers: while one is taken in, Prometheus works on others.
+
+    Raises:
+        SourceError: when there was none to any of them.
+
+    """
+    failed: Failed = {}
+    for each in await asyncio.gather(*asking, return_exceptions=True):
+        if isinstance(each, BaseException):
+            raise each
+        failed |= each
+    return failed
 
 
 def _spaces(targets: Iterable[Target]) -> dict[str, Space]:

@@ -7,7 +7,6 @@ by that is remembered for a while.
 What is done with thousands of series is done in slices, between which the event loop has its turn.
 """
 
-import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
@@ -19,6 +18,7 @@ from keda_scaler.errors import SourceError, TooMuchError
 from keda_scaler.sources.promanswer import LabelSets, Series
 from keda_scaler.sources.promapi import Pin, Prometheus
 from keda_scaler.sources.sink import Clock
+from keda_scaler.sources.turns import Turns
 
 MAX_NAMESPACES = 500
 """Namespaces of one query: at most 32 KiB of their names."""
@@ -26,8 +26,8 @@ MAX_NAMESPACES = 500
 RELEARN_SECONDS = 600.0
 """How long it is remembered which namespaces have too many series to be asked for with others."""
 
-_SLICE = 200
-"""Series that are sorted in one go: about a millisecond."""
+_SLICE = 100
+"""Series that are sorted in one go: less than a millisecond."""
 
 Write = Callable[[str], str]
 """Writes a query, given the matcher of a label that names namespaces: `="a"`, or `=~"a|b"`."""
@@ -46,7 +46,7 @@ class Asker:
         self._together = MAX_NAMESPACES
         self._large: set[str] = set()
         """Namespaces that have too many series even by themselves."""
-        self._relearn_at = -math.inf
+        self._relearn_at = clock() + RELEARN_SECONDS
 
     def turn(self) -> None:
         """End a poll of everything."""
@@ -70,12 +70,13 @@ class Asker:
 
         """
         failed: Failed = {}
+        turns = Turns()
         for chunk in self._chunks(spaces):
             async for series in self._answers(chunk, write, pin, failed):
                 for start in range(0, len(series), _SLICE):
                     samples = self._samples(series[start : start + _SLICE], pin, whose, failed)
                     sort(samples, spaces, add, whose)
-                    await asyncio.sleep(0)
+                    await turns.take()
         return failed
 
     def _chunks(self, namespaces: Collection[str]) -> Iterator[list[str]]:
@@ -96,12 +97,11 @@ class Asker:
                 self._large.update(namespaces)
                 failed[namespaces[0]] = error
                 return
-            large = len(self._large)
             middle = len(namespaces) // 2
             for half in (namespaces[:middle], namespaces[middle:]):
                 async for series in self._answers(half, write, pin, failed):
                     yield series
-            if len(self._large) == large:  # no single one is to blame
+            if failed.keys().isdisjoint(namespaces):  # no single one is to blame
                 self._together = min(self._together, max(1, middle))
         else:
             yield found

@@ -1,10 +1,10 @@
 """GPU exporters: units, shared GPUs, whose GPU it is, and what is no number at all."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from keda_scaler import engines
 from keda_scaler.core.readings import Engine, Lacking, Missing, Reading, Value

@@ -2,9 +2,9 @@
 
 import json
 import math
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 import promql_parser
 import pytest
 from hypothesis import given
@@ -40,7 +40,7 @@ LISTS_ALL = {"envoy", "keda-http-add-on"}
 
 def at(time: float, sample: Sample) -> Sample:
     """Measure a sample at another time."""
-    return replace(sample, at=time)
+    return msgspec.structs.replace(sample, at=time)
 
 
 every = pytest.mark.parametrize("gateway", GATEWAYS.values(), ids=lambda gateway: str(gateway.name))
@@ -303,7 +303,7 @@ def test_targets_of_one_page_look_only_at_their_own_series() -> None:
     name = "llm_d_epp_flow_control_queue_size"
     lines = (f'{name}{{target_model_name="m{i}"}} {i}\n' for i in range(1000))
     parsed = epp.page("".join(lines).encode(), "text/plain", 1.0)
-    page = Page(replace(each, labels=Counting(each.labels)) for each in parsed)
+    page = Page(msgspec.structs.replace(each, labels=Counting(each.labels)) for each in parsed)
 
     def held(model: str) -> float:
         seen = epp.seen(page, Scope("models", "llama", model, None, (), trusted=True))
