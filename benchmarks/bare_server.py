@@ -14,7 +14,7 @@ import uvloop
 from keda_calls import SERVICE, Context, constant_responses
 
 from keda_scaler.rpc.server import OPTIONS  # the same options, so that ours are not an advantage
-from keda_scaler.rpc.streams import WRITERS
+from keda_scaler.rpc.streams import MAX_WRITERS
 
 _RESPONSES = constant_responses()
 
@@ -24,7 +24,7 @@ class _Pushes:
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
-        self.writes = asyncio.Semaphore(WRITERS)
+        self.writes = asyncio.Semaphore(MAX_WRITERS)
 
     def push(self) -> None:
         """Have every stream send its message again."""

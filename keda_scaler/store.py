@@ -81,6 +81,7 @@ class Target:
         self._paired_until = 0.0
         self._listeners: set[Callable[[], None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0
         self._updated_at = -math.inf
         self._update_soon: asyncio.TimerHandle | None = None
         """Set while something was read that no decision was made from yet."""
@@ -284,24 +285,39 @@ class Target:
         self._decision = decision
         ready = loaded(snapshot)
         self._memory = ask(self._memory, self.trigger, decision.wanted, ready, now)
-        self._schedule(decision.until - now)
+        self._ring_at(decision.until)
         if decision.state is not State.UNKNOWN:
             self.first_reading.set()
         before = self._observed
         if self.first_reading.is_set() and (before is None or told(before) != told(decision)):
             self._observed = decision
             self._observe(self, before, decision)
-            self.wake()
+            if before is None or _pushed(before) != _pushed(decision):
+                self.wake()
         return decision
 
-    def _schedule(self, seconds: float) -> None:
-        """Decide anew when time alone may change the decision, so that streams hear of it."""
+    def _ring_at(self, until: float) -> None:
+        """Decide anew when time alone may change the decision, so that streams hear of it.
+
+        Every reading moves that instant on. A timer that is there rings too early then, and is
+        made anew: once, and not for every reading.
+        """
+        if self.closed or (self._timer is not None and self._rings_at <= until):
+            return
         if self._timer is not None:
             self._timer.cancel()
-        if self.closed:
-            return
+        now = self._clock()
+        self._rings_at = min(until, now + FORGET_SECONDS)
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(min(seconds, FORGET_SECONDS), self._decide)
+        self._timer = loop.call_later(self._rings_at - now, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        decision = self._decision
+        if decision is None or self._clock() >= decision.until:
+            self._decide()
+        else:
+            self._ring_at(decision.until)
 
 
 def told(decision: Decision) -> tuple[object, ...]:
@@ -310,6 +326,11 @@ def told(decision: Decision) -> tuple[object, ...]:
         *(decision.state, decision.reason, decision.text, decision.answers),
         *(decision.engines, decision.warnings, decision.is_short),
     )
+
+
+def _pushed(decision: Decision) -> tuple[object, ...]:
+    """Reduce a decision to what streams tell of it, or repeat because of it."""
+    return decision.state, decision.is_short
 
 
 Follow = Callable[[Target], Callable[[], None]]

@@ -233,6 +233,9 @@ BOUNDED = (
     "engines",
     "core",
     "settings",
+    "garbage",
+    "lines",
+    "turns",
 )
 BOUND = re.compile(r"_?(MAX_\w+|\w+_(SECONDS|BYTES|SLICES|LISTS))")
 UNITS = {"": 1, "s": 1, "KiB": 2**10, "MiB": 2**20}

@@ -4,7 +4,6 @@ No handler waits for anything outside the process, but for the first reading of 
 sets no deadline and holds a lock while it asks.
 """
 
-import asyncio
 import contextlib
 import functools
 from collections import OrderedDict
@@ -32,15 +31,13 @@ from keda_scaler.rpc.status import status_of
 from keda_scaler.rpc.streams import OpenStreams
 from keda_scaler.store import Follow, Key, Store, Target
 from keda_scaler.telemetry import Telemetry
+from keda_scaler.turns import Turns
 
 FIRST_READING_SECONDS = 1.0
 """Longest wait for the first reading of a new target."""
 
 MAX_REMEMBERED = 2_000
 """Metadata of no target that is remembered, parsed or refused."""
-
-_AT_ONCE = 50
-"""Targets that a reload looks at before it lets calls be answered: 0.1 ms each."""
 
 _log = structlog.get_logger()
 _Response = TypeVar("_Response", bound=Message)
@@ -260,10 +257,10 @@ class Servicer(ExternalScalerServicer):
 
 async def _slowly(keys: Sequence[Key]) -> AsyncGenerator[Key, None]:
     """Give keys, and let calls be answered between them."""
-    for index, key in enumerate(keys, 1):
+    turns = Turns()
+    for key in keys:
         yield key
-        if index % _AT_ONCE == 0:
-            await asyncio.sleep(0)
+        await turns.take()
 
 
 def _rendered(target: Target, decision: Decision) -> Rendered:

@@ -26,7 +26,7 @@ AGE_SHARE = (0.8, 0.95)
 that streams which were opened together do not end together. At its age a connection takes no new
 calls, and it is closed that long again after that: a stream that began just before has its time."""
 
-WRITERS = 20
+MAX_WRITERS = 20
 """Messages that are under way at the same time. More are no faster: gRPC sends them one by one."""
 
 WRITE_SECONDS = 0.1
@@ -148,16 +148,16 @@ class OpenStreams:
         loop = asyncio.get_running_loop()
         late = loop.time() - WRITE_SECONDS + _TICK_SECONDS
         waiting = sum(since <= late for since in self._written.values())
-        if self._due and len(self._writers) - waiting < WRITERS:
+        if self._due and len(self._writers) - waiting < MAX_WRITERS:
             task = loop.create_task(self._write(), name="writer of streams")
             self._writers.add(task)
             task.add_done_callback(self._writers.discard)
-        if self._relief is None and len(self._writers) >= WRITERS:
+        if self._relief is None and len(self._writers) >= MAX_WRITERS:
             self._relief = loop.call_later(WRITE_SECONDS, self._relieve)
 
     def _relieve(self) -> None:
         self._relief = None
-        for _ in range(min(WRITERS, len(self._due))):
+        for _ in range(min(MAX_WRITERS, len(self._due))):
             self._hire()
 
     async def _write(self) -> None:

@@ -16,7 +16,7 @@ import structlog
 
 from keda_scaler.errors import SourceError
 from keda_scaler.sources.sink import Clock, Recorder, WakeSink
-from keda_scaler.sources.turns import Turns
+from keda_scaler.turns import Turns
 
 WAKE_SECONDS = 1.0
 """How often is polled for a target that has no replica which answers."""

@@ -32,7 +32,7 @@ from keda_scaler.sources.promapi import Pin, Prometheus
 from keda_scaler.sources.promreplicas import REMEMBERED_SECONDS, Roster
 from keda_scaler.sources.promspaces import Asker, Failed
 from keda_scaler.sources.sink import Clock, Recorder, Sink
-from keda_scaler.sources.turns import Turns
+from keda_scaler.turns import Turns
 
 MAX_BACKOFF_SECONDS = 15.0
 """Longest pause after failures."""

@@ -18,7 +18,7 @@ from keda_scaler.errors import SourceError, TooMuchError
 from keda_scaler.sources.promanswer import LabelSets, Series
 from keda_scaler.sources.promapi import Pin, Prometheus
 from keda_scaler.sources.sink import Clock
-from keda_scaler.sources.turns import Turns
+from keda_scaler.turns import Turns
 
 MAX_NAMESPACES = 500
 """Namespaces of one query: at most 32 KiB of their names."""

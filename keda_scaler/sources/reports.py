@@ -25,12 +25,10 @@ from keda_scaler.core.reports import (
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.sources.sink import Clock, Sink, TargetSink
+from keda_scaler.turns import Turns
 
 REPLICA = "reports"
 """What stands for the replicas, which reports do not tell of."""
-
-_TOLD_AT_ONCE = 1
-"""Watchers that are told before others get their turn on the event loop."""
 
 _log = structlog.get_logger(__name__)
 
@@ -112,10 +110,10 @@ class Watchers:
 
     async def tell_all(self, abouts: Sequence[ScaledObject]) -> None:
         """Tell what is known of several, and let others have their turn in between."""
-        for number, about in enumerate(abouts, 1):
+        turns = Turns()
+        for about in abouts:
             self.tell(about)
-            if number % _TOLD_AT_ONCE == 0:
-                await asyncio.sleep(0)
+            await turns.take()
 
     def tell_problem(self, about: ScaledObject, reason: str) -> None:
         """Tell why nothing could be read. What was known expires as it would have."""

@@ -187,7 +187,7 @@ async def test_readers_that_do_not_read_keep_others_waiting_for_a_moment_only() 
     """However many of them there are: each takes a writer, and is replaced."""
     line = Line()
     loop = asyncio.get_running_loop()
-    stuck = [line.open(Script("message")) for _ in range(5 * streams.WRITERS)]
+    stuck = [line.open(Script("message")) for _ in range(5 * streams.MAX_WRITERS)]
     for peer in stuck:
         peer.reads.clear()
     began = loop.time()
@@ -197,7 +197,7 @@ async def test_readers_that_do_not_read_keep_others_waiting_for_a_moment_only() 
         await asyncio.sleep(0.01)
 
     assert loop.time() - began <= 6 * streams.WRITE_SECONDS
-    assert len(line.streams._writers) <= len(stuck) + streams.WRITERS
+    assert len(line.streams._writers) <= len(stuck) + streams.MAX_WRITERS
     for task in line.tasks:
         task.cancel()
     for peer in stuck:
@@ -224,10 +224,10 @@ async def test_calls_have_their_turn_while_all_streams_are_told() -> None:
         rounds += 1
         asked = sum(script.asked for script in scripts)
         most, before = max(most, asked - before), asked
-        assert sum(peer.is_written.is_set() for peer in peers) <= streams.WRITERS
+        assert sum(peer.is_written.is_set() for peer in peers) <= streams.MAX_WRITERS
 
     assert rounds >= 10
-    assert most <= streams.WRITERS
+    assert most <= streams.MAX_WRITERS
     line.streams.end()
     await asyncio.gather(*line.tasks)
 
