@@ -4,7 +4,7 @@ From the start of the process to the line that says where it listens, which come
 service says SERVING. A bare server that imports nothing but gRPC is started in turns with it. The
 last row has answered about a Service, which takes the client of Kubernetes.
 
-Exit code 1: a figure is above its limit.
+Exit code 1: a server did not start; with --strict also a figure above what is wanted.
 """
 
 import argparse
@@ -108,7 +108,7 @@ async def _ask(server: Server) -> None:
 def table(results: Sequence[Started]) -> str:
     """Lay the results out for people."""
     bare = results[0]
-    rows = [("server", "s", "s/bare", "at most", "RSS MiB", "MiB/bare", "at most")]
+    rows = [("server", "s", "s/bare", "wanted", "RSS MiB", "MiB/bare", "wanted")]
     for each in results:
         seconds, mib = median(each.seconds), median(each.mib)
         limits = [
@@ -127,7 +127,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--rounds", type=int, default=7, help="starts of each server; medians are printed")
-    add("--no-limits", action="store_true", help="fail only if something fails")
+    add("--strict", action="store_true", help="fail also for a figure above what is wanted")
     add("--json", type=Path, default=None, help="file to write the results to")
     return parser.parse_args(arguments)
 
@@ -147,10 +147,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(results))
     if given.json:
         given.json.write_text(json.dumps([asdict(each) for each in results], indent=2) + "\n")
-    problems = [] if given.no_limits else [each.problem for each in results if each.problem]
+    problems = [each.problem for each in results if each.problem]
     for problem in problems:
-        print(f"failed: {problem}", file=sys.stderr)
-    return 1 if problems else 0
+        print(f"missed: {problem}", file=sys.stderr)
+    return 1 if problems and given.strict else 0
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ AGE_SHARE = (0.8, 0.95)
 that streams which were opened together do not end together. At its age a connection takes no new
 calls, and it is closed that long again after that: a stream that began just before has its time."""
 
-MAX_WRITERS = 20
-"""Messages that are under way at the same time. More are no faster: gRPC sends them one by one."""
+MAX_WRITERS = 2
+"""Messages that are under way at the same time. With more a wave is no faster, and calls wait
+longer for their turn."""
 
 WRITE_SECONDS = 0.1
 """How long a message may keep others waiting: some clients read slowly, or not at all."""

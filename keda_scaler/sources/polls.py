@@ -7,6 +7,7 @@ polled every second while one of its targets has no replica that answers.
 
 import asyncio
 import contextlib
+import math
 import random
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from dataclasses import dataclass
@@ -152,18 +153,21 @@ class _Reader(Generic[T]):
         self._reads = True
         """Whether a poll is under way, whose answer everybody waits for."""
         self._asked = asyncio.Event()
+        self._wanted = math.inf
+        """What the most eager follower wanted when it was last looked, in seconds."""
         self._reason: str | None = None
         """Why the latest poll failed; None: it did not."""
 
     def add(self, follower: Follower[T], *, anew: bool) -> None:
         """Tell one more: what is known, or if a poll is due, what that gives, at once."""
+        is_eager = follower.poll_seconds < self._wanted
         self.followers.add(follower)
         if self._reads:
             return
         # It has its own time. With thousands of new targets a poll for each would be told to all.
         fresh_seconds = min(follower.poll_seconds, FRESH_SECONDS)
         is_fresh = self._clock() - self._latest_at < fresh_seconds
-        if self._latest is not None and is_fresh and not anew:
+        if self._latest is not None and is_fresh and not anew and not is_eager:
             follower.tell(self._latest)
         else:
             self._asked.set()
@@ -233,14 +237,16 @@ class _Reader(Generic[T]):
     async def _rest(self, began: float, share: float, failures: int) -> None:
         """Wait until the next poll is due; a target that wants it sooner makes it so."""
         loop = asyncio.get_running_loop()
+        # Whether a target wakes has to be looked at; a page is asked for when one becomes ready.
+        look = WAKE_SECONDS if any(each.sink for each in self.followers) else math.inf
         while (left := began + share * self._pause(failures) - loop.time()) > 0:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left, WAKE_SECONDS)):
+                async with asyncio.timeout(min(left, look)):
                     await self._asked.wait()
                     return
 
     def _pause(self, failures: int) -> float:
-        wanted = min(each.poll_seconds for each in self.followers)
+        wanted = self._wanted = min(each.poll_seconds for each in self.followers)
         if any(each.sink is not None and each.sink.is_waking for each in self.followers):
             wanted = WAKE_SECONDS
         return self._manner.pause(wanted, failures)

@@ -118,14 +118,15 @@ async def test_the_most_eager_target_sets_the_pace() -> None:
 
 def test_a_line_that_one_target_cannot_read_harms_no_other() -> None:
     """What is broken in a family is the trouble of who reads that family."""
-    body = b'vllm:num_requests_waiting 3\nvllm:e2e_request_latency_seconds_bucket{le="x} 2\n'
-    page = Fetched(body, "text/plain", 1.0)
+    gauge = b'vllm:num_requests_waiting{model_name="m"} 3\n'
+    broken = b'vllm:e2e_request_latency_seconds_bucket{le="x} 2\n'
+    page = Fetched(gauge + broken, "text/plain", 1.0)
     good, bad = trigger_of(engine="vllm"), trigger_of(engine="vllm", targetLatencySeconds="1")
 
     both = Page(page, [names_of(good), names_of(bad)])
 
     assert both.seen(good).readings[Signal.QUEUE_DEPTH] == Value(3, 1.0)
-    assert both.seen(good) is both.seen(trigger_of(engine="vllm", targetQueueDepth="9"))
+    assert both.seen(good) is both.seen(trigger_of(engine="vllm", pollSeconds="9"))
     with pytest.raises(PageError):
         both.seen(bad)
     with pytest.raises(PageError):
