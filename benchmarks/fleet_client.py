@@ -9,7 +9,7 @@ import select
 import socket
 import time
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -74,6 +74,9 @@ class Played:
     failed: int = 0
     missed: int = 0
     """Calls that did not end in time, or never began."""
+
+    failed_by: "Counter[str]" = field(default_factory=Counter)
+    """The same by method."""
 
     failures: list[str] = field(default_factory=list)
     """The first few, for people."""
@@ -242,6 +245,7 @@ class FleetClient:
             played.latencies.setdefault(request.method, array("d")).append(now - call.due)
         else:
             played.failed += 1
+            played.failed_by[request.method] += 1
             if len(played.failures) < _SHOWN_FAILURES:
                 played.failures.append(f"{request.method} ended by the frame {last!r}")
         if call.index + 1 < len(call.chain.requests):

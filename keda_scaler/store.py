@@ -367,12 +367,21 @@ class Store:
             TooManyTargetsError: when the cap is reached.
 
         """
-        if len(self._targets) >= MAX_TARGETS:
-            raise TooManyTargetsError(f"{MAX_TARGETS} targets are followed already")
+        self.require_room()
         target = Target(namespace, name, trigger, self._clock, self._observe)
         self.made += 1
         self._targets[key] = (target, self._follow(target))
         return target
+
+    def require_room(self) -> None:
+        """Ask whether one more target can be followed.
+
+        Raises:
+            TooManyTargetsError: when the cap is reached.
+
+        """
+        if len(self._targets) >= MAX_TARGETS:
+            raise TooManyTargetsError(f"{MAX_TARGETS} targets are followed already")
 
     def forget(self) -> None:
         """Drop the targets that nobody asked about for `FORGET_SECONDS`."""
