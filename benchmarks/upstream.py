@@ -48,6 +48,10 @@ LIMIT_CORES = 0.5
 KEDA_QUERIES_PER_MINUTE = 6
 """Of one trigger: KEDA polls every 30 s, and the HPA asks it every 15 s."""
 
+STALE_SECONDS = 30.0
+"""Of triggers that are read through Prometheus. A reading is as old as its scrape, when it is read,
+and as the round before that: with the default of 15 s a busy machine would show holds instead."""
+
 SETTLE_SECONDS = 6.0
 """Until the polls of pages, which all began at once, are spread over their interval."""
 
@@ -141,6 +145,7 @@ async def _through_prometheus(count: int, url: str, options: Options, place: Pla
                 "engine": "vllm",
                 "model": model_of(pod),
                 "pollSeconds": f"{options.poll_seconds:g}",
+                "staleSeconds": f"{STALE_SECONDS:g}",
             },
         )
         for pod in range(count)

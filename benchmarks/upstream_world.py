@@ -113,12 +113,23 @@ class Reads:
     """Polls of one kind."""
 
     count: int
+    """That went well."""
+
     seconds: float
-    """That all of them took."""
+    """That all of those took."""
+
+    failed: int
 
     def since(self, before: "Reads") -> "Reads":
-        """Give what has come to them since then."""
-        return Reads(self.count - before.count, self.seconds - before.seconds)
+        """Give what has come to them since then.
+
+        Raises:
+            UpstreamError: when one of those did not go well.
+
+        """
+        if self.failed > before.failed:
+            raise UpstreamError(f"polls failed: {self.failed - before.failed}")
+        return Reads(self.count - before.count, self.seconds - before.seconds, 0)
 
 
 class Scaler:
@@ -176,12 +187,7 @@ class Scaler:
             await asyncio.sleep(PROBE_SECONDS)
 
     async def reads(self, source: str) -> "Reads":
-        """Ask for the polls so far.
-
-        Raises:
-            UpstreamError: when one did not go well.
-
-        """
+        """Ask for the polls so far."""
         async with self._session.get(f"http://{HOST}:{self._server.ports[1]}/metrics") as answer:
             text = await answer.text()
         found = {
@@ -192,9 +198,11 @@ class Scaler:
                 re.MULTILINE,
             )
         }
-        if found.get(("count", "error")):
-            raise UpstreamError(f"polls failed: {found['count', 'error']:.0f}")
-        return Reads(int(found.get(("count", "ok"), 0)), found.get(("sum", "ok"), 0.0))
+        return Reads(
+            int(found.get(("count", "ok"), 0)),
+            found.get(("sum", "ok"), 0.0),
+            int(found.get(("count", "error"), 0)),
+        )
 
     async def next_read(self, source: str, seconds: float) -> "Reads":
         """Wait for the end of a poll, of which there is one each so many seconds; count them."""

@@ -193,7 +193,7 @@ def _no_series_of(names: Sequence[str]) -> str:
 def _combined(
     quantity: Quantity, family: Family, samples: Sequence[Sample], combine: Combine
 ) -> Value | Missing:
-    if len({frozenset(sample.labels.items()) for sample in samples}) < len(samples):
+    if len(samples) > 1 and _has_twice(samples):
         return Missing(f"{family.name} has the same series twice")
     numbers = [sample.number * family.scale for sample in samples]
     for number in numbers:
@@ -201,6 +201,10 @@ def _combined(
             return Missing(f"{family.name} is {number:g}")
     number = combine([(s.labels, n) for s, n in zip(samples, numbers, strict=True)])
     return Value(number, min(sample.at for sample in samples))
+
+
+def _has_twice(samples: Sequence[Sample]) -> bool:
+    return len({frozenset(sample.labels.items()) for sample in samples}) < len(samples)
 
 
 def _quantiles(family: Family, samples: Sequence[Sample]) -> Quantiles | Missing:

@@ -40,8 +40,8 @@ MAX_BACKOFF_SECONDS = 15.0
 GATHER_SECONDS = 0.05
 """How long new targets wait for others that come just after them, as all do at a start."""
 
-SHARE = 0.5
-"""Most of a pause that a round may take from it."""
+SHARE = 0.8
+"""Most of a pause that a round may take from it: what is read late is stale early."""
 
 Asking = Coroutine[None, None, Failed]
 
@@ -140,7 +140,7 @@ class Rounds:
                 failures = 0 if succeeded else failures + 1
                 self._asker.turn()
                 seconds = pause(self._poll_seconds, failures)
-                next_at = max(began + seconds, loop.time() + SHARE * seconds)
+                next_at = max(began + seconds, loop.time() + (1 - SHARE) * seconds)
             if self._record is not None:
                 self._record("prometheus", "ok" if succeeded else "error", loop.time() - began)
             await self._rest(next_at)

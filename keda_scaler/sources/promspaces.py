@@ -117,7 +117,8 @@ class Asker:
         for series in found:
             name, labels = self._labels.find(series.metric)
             try:
-                sample = Sample(name, labels, series.number, pin.to_monotonic(series.newest.unix))
+                at = pin.to_monotonic(series.newest.unix)
+                sample = Sample(name, labels, series.number, at)
             except SourceError as error:
                 failed[whose(Sample(name, labels, math.nan, pin.at))] = error
             else:
