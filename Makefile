@@ -35,11 +35,15 @@ fmt: $(VENV)/dev  ## format, and mend what can be mended
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev tools  ## parsing beside the library, throughput and waking beside bare servers, queries and pages
+bench: $(VENV)/dev tools  ## everything that docs/performance.md tells, beside bare servers in the same run; 15 minutes
 	$(BIN)/python benchmarks/parsing.py
 	$(BIN)/python benchmarks/unary.py
 	$(BIN)/python benchmarks/waking.py
 	$(BIN)/python benchmarks/upstream.py
+	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/streams.py
+	$(BIN)/python benchmarks/fleet.py
+	$(BIN)/python benchmarks/flood.py
 
 docs: $(VENV)/dev  ## write docs/engines.md, docs/gateways.md and the tables of docs/faults.md
 	tools/render-engines

@@ -29,8 +29,10 @@ class Slow(io.StringIO):
     def __init__(self) -> None:
         super().__init__()
         self.reads = threading.Event()
+        self.waits = threading.Event()
 
     def write(self, text: str) -> int:
+        self.waits.set()
         self.reads.wait(10)
         return super().write(text)
 
@@ -41,8 +43,7 @@ def test_what_nobody_reads_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatc
     file = Slow()
     log = Lines(file)
     log.write("first\n")
-    while not log._lines.empty():
-        pass  # until the thread has it, and waits with it
+    assert file.waits.wait(10)
     for number in range(20):
         log.write(f"line {number}\n")
     file.reads.set()

@@ -44,6 +44,14 @@ def test_work_is_active_with_values() -> None:
     }
 
 
+def test_too_few_replicas_are_short() -> None:
+    """Three are wanted for 12 that wait, and one serves; for 4 one is enough."""
+    asks = trigger(targetQueueDepth="5")
+
+    assert decided(asks, polls(until=0, waiting=12), 1.0).is_short
+    assert not decided(asks, polls(until=0, waiting=4), 1.0).is_short
+
+
 def test_idle_takes_proof_for_idle_seconds() -> None:
     """A fresh idle page reports 0 at once, and inactive after idleSeconds."""
     events = polls(until=30)

@@ -132,6 +132,8 @@ def test_keys_of_later_capabilities_are_refused_by_name(key: str) -> None:
         (PLACE | {"metricType": "Utilization"}, "accepted: AverageValue or Value"),
         (PLACE | {"port": "70000"}, "port: got '70000'"),
         (PLACE | {"port": ""}, "port: got ''"),
+        (PLACE | {"model": " "}, "model: got ' '; accepted: the name of a served model"),
+        (PLACE | {"model": "m" * 513}, "accepted: the name of a served model"),
         (PLACE | {"path": "metrics"}, "path: got 'metrics'; accepted: a path that starts with /"),
         (PLACE | {"selector": 'job="a"'}, "selector: only with prometheus or serverAddress"),
         ({"endpoints": "ftp://10.0.0.1/"}, "endpoints: got"),
