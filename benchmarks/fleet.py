@@ -2,8 +2,8 @@
 
 The scaler is the command that users run, with its metrics on, on one core. The client (KEDA's one
 connection, open loop, with every stream open) and the pages that are read meanwhile are on another.
-A bare server that knows nothing gets the same load in the same run, in turns. At the end every page
-hangs, and the scaler is asked on.
+A bare server that knows nothing gets the same load in the same run, half of it before and half
+after. In between every page hangs for a while, and the scaler is asked on.
 
 Exit code 1: a call failed or was missed, or a stream ended; with --strict also a p99 above its
 limit.
@@ -56,9 +56,8 @@ class Options:
 
     objects: int
     seconds: float
-    """Of load on each server, all rounds together."""
+    """Of load on each server."""
 
-    rounds: int
     hang: bool
     settle_seconds: float
     """Between opening and measuring: what a start costs once is not what a fleet costs."""
@@ -82,7 +81,7 @@ class Result:
     latencies: "dict[str, array[float]]" = field(default_factory=dict)
 
     def add(self, played: Played, messages: int, cpu_seconds: float, rss_mib: float) -> None:
-        """Take a round in."""
+        """Take a part of the load in."""
         self.seconds += played.seconds
         self.calls += played.calls
         self.messages += messages
@@ -107,7 +106,7 @@ class Side:
     result: Result
 
     def load(self, objects: Sequence[ScaledObject], seconds: float, turn: int) -> None:
-        """Put one round of the load on it.
+        """Put the load on it.
 
         Raises:
             BenchmarkError: when a call failed or was missed, or a stream ended.
@@ -135,7 +134,7 @@ class Side:
 
 
 def measure(options: Options, cores: Cores) -> list[Result]:
-    """Measure all rounds.
+    """Measure the bare server, ours, and the bare one again.
 
     Raises:
         BenchmarkError: when a call failed or was missed, or a stream ended.
@@ -143,30 +142,38 @@ def measure(options: Options, cores: Cores) -> list[Result]:
         StartError: when a server did not start.
 
     """
-    with contextlib.ExitStack() as exits:
-        start = exits.enter_context
-        page = start(
-            running("pages", [sys.executable, str(_HERE / "fleet_pages.py")], cores.client)
-        )
+    bare, ours, hanging = Result(BARE), Result(OURS), Result(HANGING)
+    with running("pages", [sys.executable, str(_HERE / "fleet_pages.py")], cores.client) as page:
         objects = fleet(options.objects, f"http://127.0.0.1:{page.port}")
         os.sched_setaffinity(0, {cores.client})
-        sides = []
-        for name, command in servers().items():
-            server = start(running(name, command, cores.server, environment()))
-            client = start(contextlib.closing(FleetClient(server.port, keda_calls.SERVICE)))
-            sides.append(Side(server, client, Result(name)))
-            _open(sides[-1], objects, options.settle_seconds)
-            server.pause()
-        _rounds(options, sides, objects)
-        results = [side.result for side in sides]
-        if options.hang:
-            page.process.send_signal(signal.SIGUSR1)
-            ours = Side(sides[-1].server, sides[-1].client, Result(HANGING))
-            ours.server.resume()
-            ours.client.wait_for(lambda: False, options.settle_seconds)
-            ours.load(objects, options.seconds / options.rounds, options.rounds)
-            results.append(ours.result)
-        return results
+        with _opened(bare, objects, options, cores) as side:
+            side.load(objects, options.seconds / 2, 1)
+        with _opened(ours, objects, options, cores) as side:
+            side.load(objects, options.seconds, 2)
+            if options.hang:
+                page.process.send_signal(signal.SIGUSR1)
+                side.client.wait_for(lambda: False, options.settle_seconds)
+                Side(side.server, side.client, hanging).load(objects, options.seconds / 2, 3)
+                page.process.send_signal(signal.SIGUSR1)
+        with _opened(bare, objects, options, cores) as side:
+            side.load(objects, options.seconds / 2, 4)
+    return [bare, ours, hanging] if options.hang else [bare, ours]
+
+
+@contextlib.contextmanager
+def _opened(
+    result: Result, objects: Sequence[ScaledObject], options: Options, cores: Cores
+) -> Iterator[Side]:
+    """Run a server, with every stream open and each target known."""
+    command = servers()[result.server]
+    with (
+        running(result.server, command, cores.server, environment()) as server,
+        contextlib.closing(FleetClient(server.port, keda_calls.SERVICE)) as client,
+    ):
+        side = Side(server, client, result)
+        _open(side, objects, options.settle_seconds)
+        yield side
+    print(f"{result.server} is measured", file=sys.stderr)
 
 
 def servers() -> dict[str, list[str]]:
@@ -194,17 +201,6 @@ def _open(side: Side, objects: Sequence[ScaledObject], settle_seconds: float) ->
             f"{OPEN_SECONDS:g} s; {len(side.client.lost)} ended: {side.client.lost[:3]}"
         )
     side.client.wait_for(lambda: False, settle_seconds)
-
-
-def _rounds(options: Options, sides: Sequence[Side], objects: Sequence[ScaledObject]) -> None:
-    for turn in range(options.rounds):
-        # The order alternates, so that what changes steadily favours neither.
-        for side in sides if turn % 2 == 0 else reversed(sides):
-            side.server.resume()
-            side.client.wait_for(lambda: False, 1.0)  # what came due while it was paused
-            side.load(objects, options.seconds / options.rounds, turn)
-            side.server.pause()
-        print(f"round {turn + 1} of {options.rounds}", file=sys.stderr)
 
 
 def tables(results: Sequence[Result]) -> str:
@@ -276,7 +272,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--objects", type=int, default=5000, help="ScaledObjects, each with two streams")
     add("--seconds", type=float, default=60.0, help="of load on each server")
-    add("--rounds", type=int, default=2, help="into which they are divided")
     add("--settle-seconds", type=float, default=10.0, help="between opening and measuring")
     add("--no-hang", action="store_true", help="do not measure while every page hangs")
     add("--limit-p99", type=float, default=LIMIT_P99, help="highest p99, times bare")
@@ -292,7 +287,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = Options(
         given.objects,
         given.seconds,
-        given.rounds,
         not given.no_hang,
         given.settle_seconds,
         given.limit_p99,

@@ -58,9 +58,7 @@ class Lines:
             goes_on = None not in batch
             dropped, self._dropped = self._dropped, 0
             if dropped:
-                batch.append(
-                    f"{dropped} lines of the log were dropped: they were read too slowly\n"
-                )
+                batch.append(f"{dropped} lines were dropped: the log is read too slowly\n")
             self._write("".join(line for line in batch if line is not None))
 
     def _write(self, text: str) -> None:

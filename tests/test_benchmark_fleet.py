@@ -12,7 +12,7 @@ def test_a_small_fleet_is_answered_without_an_error(tmp_path: Path) -> None:
     """Every call is made and answered, also while every page hangs; a limit is held against it."""
     results = tmp_path / "results.json"
     done = run_benchmark(
-        *("fleet.py", "--objects", "60", "--seconds", "2", "--rounds", "1"),
+        *("fleet.py", "--objects", "60", "--seconds", "2"),
         *("--settle-seconds", "1", "--json", str(results)),
         *("--strict", "--limit-p99", "0.001"),
     )
