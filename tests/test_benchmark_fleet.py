@@ -24,8 +24,8 @@ def test_a_small_fleet_is_answered_without_an_error(tmp_path: Path) -> None:
     assert "60 ScaledObjects, 120 streams, 34 calls a second are due" in done.stdout
     found = {each["server"]: each for each in json.loads(results.read_text())["results"]}
     assert set(found) == {"bare", "ours", "ours, hanging"}
-    assert found["bare"]["calls"] == found["ours"]["calls"] > 40
     for each in found.values():
+        assert each["calls"] > 20
         assert set(each["ms"]) == METHODS
         assert each["rss_mib"] > 0
         for p50, p99, p999 in each["ms"].values():

@@ -6,6 +6,7 @@ polls with jitter and backs off when its page fails; a replica that becomes read
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
@@ -78,12 +79,13 @@ class EndpointsSource:
     async def _listings(
         self, namespace: str, trigger: Trigger
     ) -> AsyncGenerator[Listing | Missing, None]:
-        """Give the list of replicas: at once, when it changes, and at every poll."""
+        """Give the list of replicas; of a Service also when it changes, and at every poll."""
         if trigger.service is None:
+            # The trigger's own list is true as long as there is the trigger.
             endpoints = tuple(Endpoint(Replica(url), url) for url in trigger.endpoints)
-            while True:
-                yield Listing(endpoints, self._clock())
-                await asyncio.sleep(trigger.poll_seconds)
+            yield Listing(endpoints, math.inf)
+            await asyncio.Event().wait()
+            return
         path = trigger.path or engines.path(trigger.engine)
         async with self._directory.follow(namespace) as view:
             while True:

@@ -26,6 +26,8 @@ class Sink(Protocol):
     def listed(self, replicas: Sequence[Replica], at: float) -> None:
         """Say which replicas exist as of `at` (monotonic seconds); replaces the list before.
 
+        Infinite for a list that is always true.
+
         Say it again whenever it is confirmed: a list that is not goes stale, as readings do.
         """
 
