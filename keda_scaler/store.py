@@ -66,6 +66,8 @@ class Target:
         """Set when there is an answer, or when waiting for one is pointless."""
         self.rendered: object = None
         """What the gRPC surface keeps beside the newest decision; nothing here reads it."""
+        self.specs: object = None
+        """Likewise, beside the trigger."""
         self._clock = clock
         self._observe = observe
         self._replicas: dict[str, ReplicaReadings] = {}
@@ -232,7 +234,7 @@ class Target:
         if trigger == self.trigger:
             return
         self.trigger = trigger
-        self.rendered = self._paired = self._decision = None
+        self.rendered = self.specs = self._paired = self._decision = None
         self._memory = remember(self._memory, trigger, self.snapshot, self._clock())
 
     def close(self) -> None:

@@ -113,15 +113,9 @@ class Triggers:
     makes metadata up cannot make it be parsed anew.
     """
 
-    def __init__(self, accepts: Accepts, store: Store) -> None:
+    def __init__(self, accepts: Accepts) -> None:
         self._accepts = accepts
-        self._store = store
         self._known: OrderedDict[Key, Trigger | TriggerError] = OrderedDict()
-
-    def of(self, key: Key, metadata: Mapping[str, str]) -> Trigger:
-        """Find the trigger of a target that is followed, or parse metadata."""
-        target = self._store.find(key)
-        return self.parse(key, metadata) if target is None else target.trigger
 
     def parse(self, key: Key, metadata: Mapping[str, str]) -> Trigger:
         """Parse metadata, of which `key` is the canonical form; see `parse_trigger`."""
@@ -164,7 +158,7 @@ class Servicer(ExternalScalerServicer):
         self.max_connection_age_seconds = max_connection_age_seconds
         """After how long the server asks a client to connect anew; 0: never."""
         self._store = store
-        self._triggers = Triggers(accepts, store)
+        self._triggers = Triggers(accepts)
         self._streams = OpenStreams(max_connection_age_seconds)
 
     @property
@@ -182,7 +176,7 @@ class Servicer(ExternalScalerServicer):
         Targets keep what is known of them. One whose trigger is refused now is dropped, and its
         streams end with that error.
         """
-        triggers = Triggers(accepts, self._store)
+        triggers = Triggers(accepts)
         parsed: dict[Key, Trigger] = {}
         async for key in _slowly(self._store.keys()):
             with contextlib.suppress(TriggerError):
@@ -201,12 +195,12 @@ class Servicer(ExternalScalerServicer):
     ) -> pb.GetMetricSpecResponse:
         """Give the metrics of a trigger, a function of its metadata and the settings."""
         try:
-            trigger = self._triggers.of(_key(request), request.scalerMetadata)
+            specs = self._specs(_key(request), request.scalerMetadata)
         except TriggerError as error:
             await _fail(self.telemetry, error, "GetMetricSpec", context)
             raise
         self.telemetry.rpc_answered("GetMetricSpec")
-        return to_metric_specs(trigger)
+        return specs
 
     @_about(lambda request: request.scaledObjectRef)
     def GetMetrics(
@@ -242,8 +236,17 @@ class Servicer(ExternalScalerServicer):
     async def StreamMetricSpec(self, request: pb.ScaledObjectRef, context: _Context) -> None:
         """Send the specs on open, and again when a reload of the settings changes them."""
         key, metadata = _key(request), request.scalerMetadata
-        pushes = SpecPushes(lambda: to_metric_specs(self._triggers.of(key, metadata)))
+        pushes = SpecPushes(lambda: self._specs(key, metadata))
         await self._streams.serve(context, pushes, lambda _: contextlib.nullcontext())
+
+    def _specs(self, key: Key, metadata: Mapping[str, str]) -> pb.GetMetricSpecResponse:
+        """Give what a trigger scales on; of a target that is followed it is made once."""
+        target = self._store.find(key)
+        if target is None:
+            return to_metric_specs(self._triggers.parse(key, metadata))
+        if not isinstance(target.specs, pb.GetMetricSpecResponse):
+            target.specs = to_metric_specs(target.trigger)
+        return target.specs
 
     def target(self, ref: pb.ScaledObjectRef) -> Target:
         """Find the target, or begin to follow it."""
