@@ -30,7 +30,6 @@ def test_a_small_fleet_is_answered_without_an_error(tmp_path: Path) -> None:
         assert each["rss_mib"] > 0
         for p50, p99, p999 in each["ms"].values():
             assert 0 < p50 <= p99 <= p999
-    assert found["ours"]["messages"] > 0
 
 
 def test_streams_are_opened_again_and_all_told(tmp_path: Path) -> None:
