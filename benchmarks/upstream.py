@@ -27,6 +27,7 @@ import aiohttp
 import grpc
 import uvloop
 from processes import Cores, Server, StartError, running
+from tables import lay_out
 from unary_results import percentile
 from upstream_server import HOST, model_of, namespace_of, queue_of
 from upstream_world import (
@@ -285,14 +286,7 @@ def table(results: Sequence[Result]) -> str:
         reads = f"{each.reads_per_minute:,.0f}"
         took = (reads, f"{each.read_ms:,.0f}")
         rows.append((each.what, f"{each.targets:,}", *took, *asked, f"{each.cores:.3f}", *times))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]
-        ).rstrip()
-        for first, *rest in rows
-    )
-    return "\n".join(lines)
+    return lay_out(rows, 1)
 
 
 def problems_of(results: Sequence[Result], limit_cores: float) -> list[str]:

@@ -28,6 +28,7 @@ from pathlib import Path
 import aiohttp
 import uvloop
 from processes import Cores, Server, StartError, running
+from tables import lay_out
 from unary_results import percentile
 from waking_edges import (
     HOST,
@@ -275,14 +276,7 @@ def table(results: Sequence[Result]) -> str:
         if each.what in {_REPORT, _REDIS}:
             against = (f"{each.p50_ms / bare.p50_ms:.1f}", f"{each.p99_ms / bare.p99_ms:.1f}")
         rows.append((each.what, f"{each.edges}", *numbers, *limit, *against))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]
-        ).rstrip()
-        for first, *rest in rows
-    )
-    return "\n".join(lines)
+    return lay_out(rows, 1)
 
 
 def _too_slow(results: Sequence[Result]) -> list[str]:
