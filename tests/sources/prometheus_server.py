@@ -7,6 +7,8 @@ import random
 import shutil
 import socket
 import subprocess
+import time
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STOP_SECONDS = 10
+SCRAPED_SECONDS = 30
 
 _CONFIG = """\
 global: {{scrape_interval: 1s, scrape_timeout: 1s}}
@@ -60,6 +63,7 @@ class PrometheusProcess:
     def __init__(self, folder: Path) -> None:
         binary = tool_binary("prometheus")
         self._folder = folder
+        self._scraped: dict[tuple[str, str], int] = {}
         config = folder / "prometheus.yml"
         config.write_text(_CONFIG.format(folder=folder))
         port = free_port()
@@ -83,9 +87,26 @@ class PrometheusProcess:
             {"targets": [address], "labels": {"namespace": namespace, "pod": pod}}
             for address, pod in pods.items()
         ]
+        self._scraped[job, namespace] = len(pods)
         new = self._folder / f"{job}-{namespace}.new"
         new.write_text(json.dumps(groups))
         new.replace(self._folder / f"{job}-{namespace}.json")
+
+    def wait_scraped(self) -> None:
+        """Wait until all that it is to scrape has been scraped, and nothing else is any more."""
+        wanted = sum(self._scraped.values())
+        end = time.monotonic() + SCRAPED_SECONDS
+        while (found := self._healthy()) != wanted:
+            assert time.monotonic() < end, f"{found} of {wanted} targets are scraped"
+            time.sleep(0.05)
+
+    def _healthy(self) -> int:
+        with contextlib.suppress(OSError):  # not listening yet
+            url = f"{self.url}/api/v1/targets?state=active"
+            with urllib.request.urlopen(url, timeout=STOP_SECONDS) as answer:
+                targets = json.load(answer)["data"]["activeTargets"]
+                return sum(target["health"] == "up" for target in targets)
+        return 0
 
     def stop(self) -> None:
         """Stop it; harmless when it is stopped."""

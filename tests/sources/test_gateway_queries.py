@@ -43,6 +43,7 @@ class World:
             await page.start()
             await self.scrape(name, name)
         await self.scrape("twice", "twice", job="pods")
+        await asyncio.to_thread(self.prometheus.wait_scraped)
 
     async def scrape(self, namespace: str, name: str, job: str = "services") -> None:
         """Have a page scraped in a namespace, and nothing else."""
@@ -93,8 +94,6 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusP
 async def world(prometheus: PrometheusProcess) -> AsyncIterator[World]:
     world = World(prometheus)
     await world.start()
-    async with world.reading("born", wakeFrom="vllm-router", model="llama") as sink:
-        await until(lambda: sink.held == 0)  # so that everything was scraped
     yield world
     await world.stop()
 

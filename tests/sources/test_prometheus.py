@@ -70,6 +70,7 @@ class World:
         ):
             targets = {self.pages[page].address: pod for page, pod in pods.items()}
             await asyncio.to_thread(self.prometheus.scrape, job, namespace, targets)
+        await asyncio.to_thread(self.prometheus.wait_scraped)
 
     async def stop(self) -> None:
         """Stop reading and serving."""
