@@ -45,9 +45,10 @@ bench: $(VENV)/dev tools  ## everything that docs/performance.md tells, beside b
 	$(BIN)/python benchmarks/fleet.py
 	$(BIN)/python benchmarks/flood.py
 
-docs: $(VENV)/dev  ## write docs/engines.md, docs/gateways.md and the tables of docs/faults.md
+docs: $(VENV)/dev  ## write docs/engines.md, docs/gateways.md, docs/reasons.md and the tables of docs/faults.md
 	tools/render-engines
 	tools/render-gateways
+	tools/render-reasons
 	tools/render-faults
 
 proto: $(VENV)/dev  ## generate keda_scaler/pb
@@ -58,13 +59,16 @@ lock: $(VENV)/dev  ## pin requirements/, with hashes
 	$(COMPILE) --extra dev -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
 	$(COMPILE) -c requirements/dev.txt requirements/build.in -o requirements/build.txt
 
-tools: .cache/tools/bin/prometheus .cache/tools/bin/redis-server  ## fetch what tests use beside Python
+tools: .cache/tools/bin/prometheus .cache/tools/bin/redis-server .cache/tools/bin/chromium  ## fetch what tests use beside Python
 
 .cache/tools/bin/prometheus: tools/fetch-prometheus
 	tools/fetch-prometheus $@
 
 .cache/tools/bin/redis-server: tools/fetch-redis
 	tools/fetch-redis $@
+
+.cache/tools/bin/chromium: tools/fetch-chromium
+	tools/fetch-chromium $@
 
 $(VENV)/runtime: requirements/runtime.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -11,10 +11,12 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from keda_scaler.core.activity import remember
 from keda_scaler.core.decision import Decision, State, decide
+from keda_scaler.core.explain import Known
+from keda_scaler.core.history import History
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Demand, Engine, Missing, Readings, Replica
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
@@ -49,6 +51,20 @@ Observer = Callable[["Target", Decision | None, Decision], None]
 """Called with the target, its decision before and its decision now, when the latter is new."""
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """When there was news of a target, and what the last trouble was."""
+
+    listed_at: float | None
+    """In monotonic seconds; None: never."""
+
+    problem: str | None
+    listed: int
+    answering: int
+    demanded_at: float | None
+    demand_problem: str | None
+
+
 class Target:
     """One target's readings, memory and decision. It is the `Sink` of its source."""
 
@@ -68,6 +84,7 @@ class Target:
         """What the gRPC surface keeps beside the newest decision; nothing here reads it."""
         self.specs: object = None
         """Likewise, beside the trigger."""
+        self._history = History()
         self._clock = clock
         self._observe = observe
         self._replicas: dict[str, ReplicaReadings] = {}
@@ -97,6 +114,24 @@ class Target:
             self._listed_at,
             self._problem,
             self._demand,
+            self._demand_problem,
+        )
+
+    def known(self) -> Known:
+        """Give what there is to explain, as of this instant."""
+        decision = self.decision()
+        what = self.trigger, self.snapshot, self._memory, decision, self._history
+        return Known(self.namespace, self.name, *what)
+
+    def health(self) -> Health:
+        """Say how what it is read from is doing; cheap, whatever its replicas are."""
+        demand = self._demand
+        return Health(
+            self._listed_at,
+            self._problem,
+            len(self._replicas),
+            self.decision().answering,
+            None if demand is None else demand.at,
             self._demand_problem,
         )
 
@@ -290,6 +325,8 @@ class Target:
         self._ring_at(decision.until)
         if decision.state is not State.UNKNOWN:
             self.first_reading.set()
+        if self.first_reading.is_set():
+            self._history.record(self.trigger, snapshot, decision, now)
         before = self._observed
         if self.first_reading.is_set() and (before is None or told(before) != told(decision)):
             self._observed = decision
@@ -356,6 +393,18 @@ class Store:
     def decisions(self) -> list[Decision]:
         """Give the decision of every target."""
         return [target.decision() for target, _ in self._targets.values()]
+
+    def targets(self) -> list[Target]:
+        """Give every target, in no order."""
+        return [target for target, _ in self._targets.values()]
+
+    def named(self, namespace: str, name: str) -> list[Target]:
+        """Find the targets of a ScaledObject: one for each metadata that KEDA asks about."""
+        return [
+            target
+            for target, _ in self._targets.values()
+            if target.name == name and target.namespace == namespace
+        ]
 
     def find(self, key: Key) -> Target | None:
         """Find a target that is followed; None: it is not."""
