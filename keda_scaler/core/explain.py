@@ -16,7 +16,7 @@ from keda_scaler.core.snapshot import ReplicaReadings, Snapshot
 from keda_scaler.core.trigger import Metric, Trigger
 from keda_scaler.core.waking import ceiling
 from keda_scaler.core.windows import growth, merged, quantile, slowest
-from keda_scaler.core.words import unit
+from keda_scaler.core.words import unanswered, unit
 
 MAX_REPLICAS = 200
 """Replicas of one target that are told of one by one."""
@@ -102,11 +102,11 @@ def explain(known: Known, now: float, unix_seconds: float) -> told.Explanation:
     listed_at = snapshot.listed_at
     replicas = sorted(
         (_replica(each, trigger, now) for each in snapshot.replicas[:MAX_REPLICAS]),
-        key=lambda each: not each.stuck and all(r.missing is None for r in each.readings),
+        key=lambda each: not each.stuck and not any(r.missing for r in each.readings),
     )
     return told.Explanation(
         **{field: getattr(summary, field) for field in told.Summary.__struct_fields__},
-        to_do=REASONS[decision.reason].to_do,
+        to_do=_to_do(summary),
         bound_by=tuple(_bound_by(known, summary, now)),
         warnings=decision.warnings,
         trigger=effective(trigger),
@@ -127,6 +127,16 @@ def explain(known: Known, now: float, unix_seconds: float) -> told.Explanation:
             for change in reversed(known.history.changes)
         ),
         samples=samples(known, began),
+    )
+
+
+def _to_do(summary: told.Summary) -> str:
+    broken = unanswered(summary)
+    if broken is None:
+        return REASONS[Reason(summary.reason)].to_do
+    return (
+        f"KEDA gets an error for {broken}, and the HPA scales by what is left. Mend what is said of "
+        "it, or leave its target out of the trigger."
     )
 
 
@@ -156,14 +166,13 @@ def effective(trigger: Trigger) -> dict[str, str]:
         if value not in (None, ()):
             keys[Trigger.key_of(field)] = _written(field, value)
     for metric in trigger.metrics:  # the defaults, where no target is given
-        keys.setdefault(_TARGETS[metric.signal], f"{metric.target:g}")
+        keys.setdefault(_target_key(metric.signal), f"{metric.target:g}")
     return keys
 
 
-_TARGETS = {
-    Signal.QUEUE_DEPTH: "targetQueueDepth",
-    Signal.GPU_MEMORY_PRESSURE: "targetGpuMemoryPressure",
-}
+def _target_key(signal: Signal) -> str:
+    words = f"target-{signal}{'-seconds' if signal in LATENCIES else ''}".split("-")
+    return words[0] + "".join(word.capitalize() for word in words[1:])
 
 
 def _written(field: str, value: object) -> str:
@@ -206,7 +215,7 @@ def _seconds_to_zero(known: Known, now: float) -> float | str:
         case Reason.STUCK:
             return "requests stand still, and onStuck is hold"
         case _:
-            return "whether there is work is unknown"
+            return "activity is unknown"
 
 
 def _signals(known: Known) -> Iterator[told.Signal]:
@@ -241,6 +250,7 @@ def _signals(known: Known) -> Iterator[told.Signal]:
 def _bound_by(known: Known, summary: told.Summary, now: float) -> Iterator[told.Bound]:
     """Name what made the answer what it is, the most important first."""
     decision, memory, trigger = known.decision, known.memory, known.trigger
+    left: float | None
     match decision.reason:
         case Reason.WAKING if memory.lease_until is not None:
             left = _seconds(memory.lease_until - now)
@@ -262,7 +272,8 @@ def _bound_by(known: Known, summary: told.Summary, now: float) -> Iterator[told.
         return
     for metric, signal in zip(trigger.metrics, summary.signals, strict=True):
         yield from _bound_metric(known, metric, signal, now)
-    if decision.state is State.ACTIVE and not any(signal.decides for signal in summary.signals):
+    asked = {signal.asks_for_replicas for signal in summary.signals}
+    if decision.state is State.ACTIVE and asked == {0.0}:
         text = "no signal asks for a replica, and one stays while active"
         yield told.Bound(what=Binding.ONE_REPLICA, text=text)
 

@@ -10,12 +10,14 @@ def unit(signal: str) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Write a duration in at most two units: `4.2 s`, `45 s`, `3 min 5 s`, `2 h 10 min`, `3 d`."""
+    """Write a duration in at most two units: `4.2 s`, `3 min 5 s`, `2 h 10 min`, `3 d`."""
     if seconds is None:
         return "unknown"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
+    if 600 <= whole < 3600:
+        return f"{whole // 60} min"
     for size, name, smaller, small_name in _UNITS:
         if whole >= size:
             rest = whole % size // smaller
@@ -48,6 +50,13 @@ def replicas_text(target: told.Summary) -> str:
     """Write how many replicas there are, and how many are wanted."""
     listed = "unknown" if target.replicas_listed is None else f"{target.replicas_listed}"
     return f"{target.replicas_answering} of {listed} answer, {target.replicas_wanted} wanted"
+
+
+def unanswered(target: told.Summary) -> str | None:
+    """Name the first metric for which KEDA gets an error although the state is known."""
+    broken = (each for each in target.signals if each.missing is not None and not each.held)
+    first = next(broken, None)
+    return first.signal if first is not None and target.state != "unknown" else None
 
 
 def condition(replica: told.Replica) -> str:

@@ -14,6 +14,7 @@ from keda_scaler.core.words import (
     reading,
     replicas_text,
     to_zero,
+    unanswered,
 )
 from keda_scaler.web.html import code, state_badge, table
 from keda_scaler.web.plots import Line, band, plot, top, values, wanted
@@ -43,7 +44,7 @@ def _verdict(target: told.Explanation) -> Markup:
         '<section class="verdict"><p class="lead">{} <b>{}</b> for {}: {}</p>'
         "<p>What to do: {}</p>{}</section>"
     ).format(
-        state_badge(target.state, target.reason),
+        state_badge(target.state, target.reason, broken=unanswered(target) is not None),
         target.reason,
         duration(target.since_seconds),
         target.text,
@@ -118,27 +119,36 @@ def _replica_plot(target: told.Explanation, now: float) -> Markup:
     answering.append((0.0, float(target.replicas_answering)))
     lines = [Line("answering", answering), wanted(target, target.samples, now)]
     text = Markup(
-        'replicas: <b class="wanted">{} wanted</b>, <b class="answering">{} answering</b>'
+        'replicas: <b class="wanted">{} wanted</b>, <b class="answering">{} answering</b>; '
+        "below, the state"
     ).format(target.replicas_wanted, target.replicas_answering)
     states = [(now - s.unix_seconds, s.state) for s in target.samples]
     known = [*states, (0.0, target.state)]
     merged = [known[0], *(b for a, b in pairwise(known) if a[1] != b[1])]
     told_states = ", ".join(f"{state} since {duration(age)}" for age, state in merged)
-    return Markup("{}<figure><figcaption>state</figcaption>{}{}</figure>").format(
-        _figure(lines, None, text, "requests"),
-        band(merged, told_states),
-        _AXIS,
-    )
+    return _figure(lines, None, text, "requests", band(merged, told_states))
 
 
 _AXIS = Markup('<div class="axis"><span>1 hour ago</span><span>30 min</span><span>now</span></div>')
 
 
-def _figure(lines: Sequence[Line], target: float | None, text: Markup, unit: str) -> Markup:
+def _figure(
+    lines: Sequence[Line],
+    target: float | None,
+    text: Markup,
+    unit: str,
+    below: Markup = Markup(""),  # noqa: B008  # it never changes
+) -> Markup:
     return Markup(
         '<figure><figcaption>{}</figcaption><div class="scale"><span>{}</span><span>0</span></div>'
-        "{}{}</figure>"
-    ).format(text, quantity(top(lines, target), unit), plot(lines, target, text.striptags()), _AXIS)
+        "<div>{}{}{}</div></figure>"
+    ).format(
+        text,
+        quantity(top(lines, target), unit),
+        plot(lines, target, text.striptags()),
+        below,
+        _AXIS,
+    )
 
 
 def _replicas(target: told.Explanation) -> Markup:

@@ -37,9 +37,9 @@ def table(title: str, heads: Sequence[str], rows: Sequence[Markup]) -> Markup:
     ).format(title, Markup("").join(cells), Markup("").join(rows))
 
 
-def state_badge(state: str, reason: str = "") -> Markup:
+def state_badge(state: str, reason: str = "", *, broken: bool = False) -> Markup:
     """Write a state; its colour says too what its word says."""
-    kind = "trouble" if reason in _TROUBLE else state
+    kind = "trouble" if broken or reason in _TROUBLE else state
     return Markup('<span class="state {}">{}</span>').format(kind, state)
 
 

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from keda_scaler.core import told
 from keda_scaler.core.decision import State
-from keda_scaler.core.words import duration, quantity, replicas_text, to_zero
+from keda_scaler.core.words import duration, quantity, to_zero, unanswered
 from keda_scaler.web.html import state_badge, table
 from keda_scaler.web.overview import DEFAULT_LIMIT, Overview, Query, Source
 from keda_scaler.web.plots import bar, sparkline, values, wanted
@@ -57,7 +57,7 @@ def list_head(overview: Overview) -> Markup:
             else "No target yet: KEDA has not asked this scaler about any ScaledObject."
         )
         return Markup('<p class="empty">{}</p>').format(text)
-    heads = ("Target", "State", "Replicas", "Signals, per replica", "Why", "To zero")
+    heads = ("Target", "State", "Replicas that answer", "Signals, per replica", "Why", "To zero")
     cells = (Markup('<th scope="col" role="columnheader">{}</th>').format(head) for head in heads)
     return Markup(
         '<table class="targets" role="table"><thead role="rowgroup"><tr role="row">{}</tr></thead>'
@@ -69,7 +69,7 @@ def list_row(target: told.Summary, samples: Sequence[told.Sample], now: float) -
     """Write one target; `now` is the wall clock's time, in Unix seconds."""
     where = f"/ui/{quote(target.namespace, safe='')}/{quote(target.name, safe='')}"
     replicas = Markup('<span class="num">{}</span>{}').format(
-        replicas_text(target),
+        _counted(target),
         sparkline(wanted(target, samples, now), None, "replicas wanted over the last hour"),
     )
     return Markup(
@@ -84,7 +84,7 @@ def list_row(target: told.Summary, samples: Sequence[told.Sample], now: float) -
         target.namespace,
         where,
         target.name,
-        state_badge(target.state, target.reason),
+        state_badge(target.state, target.reason, broken=unanswered(target) is not None),
         target.reason,
         duration(target.since_seconds),
         replicas,
@@ -158,6 +158,12 @@ def link(query: Query, *, state: State | None = None, offset: int | None = None)
     if offset if offset is not None else query.offset:
         given["offset"] = offset if offset is not None else query.offset
     return "/?" + urlencode(given) if given else "/"
+
+
+def _counted(target: told.Summary) -> str:
+    """Write how many replicas answer, of how many, shorter than elsewhere."""
+    listed = "?" if target.replicas_listed is None else target.replicas_listed
+    return f"{target.replicas_answering} of {listed}, {target.replicas_wanted} wanted"
 
 
 def _signal(signal: told.Signal, samples: Sequence[told.Sample], now: float) -> Markup:
