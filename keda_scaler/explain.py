@@ -98,10 +98,20 @@ def fetch(address: str, target: str, token: str | None) -> bytes:
                 said = body[:2000].decode(errors="replace").strip()
                 raise ExplainError(f"{address} answers {answer.status_code}: {said}")
     except (requests.RequestException, OSError) as error:
-        raise ExplainError(f"{address} does not answer: {error}") from error
+        raise ExplainError(f"{address} does not answer: {_why(error)}") from error
     if len(body) > MAX_ANSWER_BYTES:
         raise ExplainError(f"{address} answers with over {MAX_ANSWER_BYTES} bytes")
     return bytes(body)
+
+
+def _why(error: BaseException) -> str:
+    """Find what the system said; what libraries make of it is long."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
 
 
 def _token(file: Path | None) -> str | None:

@@ -135,8 +135,8 @@ def _to_do(summary: told.Summary) -> str:
     if broken is None:
         return REASONS[Reason(summary.reason)].to_do
     return (
-        f"KEDA gets an error for {broken}, and the HPA scales by what is left. Mend what is said of "
-        "it, or leave its target out of the trigger."
+        f"KEDA gets an error for {broken}, and the HPA scales by what is left. Mend what its text "
+        "names, or leave its target out of the trigger."
     )
 
 
@@ -317,12 +317,10 @@ def _tells(replica: ReplicaReadings, signal: Signal, trigger: Trigger, now: floa
     return at is not None and now < at + trigger.stale_after
 
 
-def _held_seconds(known: Known, metric: Metric, now: float) -> float | None:
-    """Say how long one metric is still held, while activity is known."""
+def _held_seconds(known: Known, metric: Metric, now: float) -> float:
+    """Say how long one metric is still held, while activity is known; it was known of somebody."""
     measured = (each.measured_at(metric.signal) for each in known.snapshot.counted)
-    newest = max((at for at in measured if at is not None), default=None)
-    if newest is None:
-        return None
+    newest = max(at for at in measured if at is not None)
     return _seconds(newest + known.trigger.stale_after + known.trigger.hold_seconds - now)
 
 

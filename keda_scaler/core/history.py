@@ -22,7 +22,7 @@ MAX_SAMPLES = 60
 """Samples of one target that are kept: an hour."""
 
 SAMPLE_SECONDS = 60.0
-"""One sample is kept of so many seconds: what holds when they begin."""
+"""One sample is kept of so many seconds: of the first decision in them."""
 
 MAX_TEXT = 200
 """Characters that are kept of a change's text."""
@@ -125,12 +125,13 @@ class History:
         found = []
         for step in range(self._newest - MAX_SAMPLES + 1, self._newest + 1):
             at = step % MAX_SAMPLES * self._row.size
-            code, wanted, answering, demand, *values = self._row.unpack_from(self._samples, at)
+            row = self._row.unpack_from(self._samples, at)
+            code, second, wanted, answering, demand, *values = row
             if code:
                 state, reason = _KINDS[code - 1]
                 known = [None if math.isnan(value) else value for value in (demand, *values)]
                 by_signal = dict(zip(self._signals, known[1:], strict=True))
-                when = step * SAMPLE_SECONDS
+                when = step * SAMPLE_SECONDS + second
                 found.append(Sample(when, state, reason, wanted, answering, known[0], by_signal))
         return found
 
@@ -158,6 +159,7 @@ class History:
         demand = snapshot.fresh_demand(now, trigger.stale_after)
         row = self._row.pack(
             self._code,
+            int(now % SAMPLE_SECONDS),
             min(decision.wanted, _MOST),
             min(decision.answering, _MOST),
             math.nan if demand is None else demand.in_flight,
@@ -180,4 +182,4 @@ _ROWS: dict[int, Struct] = {}
 
 def _row(signals: int) -> Struct:
     """Give the form of a sample with so many signals; all targets share it."""
-    return _ROWS.setdefault(signals, Struct(f"<BHH{1 + signals}f"))
+    return _ROWS.setdefault(signals, Struct(f"<BBHH{1 + signals}f"))

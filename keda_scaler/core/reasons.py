@@ -1,5 +1,6 @@
 """Reasons: what each one means and what to do, for people; also docs/reasons.md."""
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -101,11 +102,14 @@ def render() -> str:
     parts = [_HEAD]
     for reason, meaning in REASONS.items():
         states = " or ".join(meaning.states)
+        parts.append(f"## {reason}\n")
         parts += [
-            f"## {reason}\n",
-            f"State: {states}. {meaning.when}\n",
-            f"**What KEDA does.** {meaning.keda}\n",
-            f"**What to do.** {meaning.to_do}\n",
+            textwrap.fill(text, 100, break_on_hyphens=False, break_long_words=False) + "\n"
+            for text in (
+                f"State: {states}. {meaning.when}",
+                f"**What KEDA does.** {meaning.keda}",
+                f"**What to do.** {meaning.to_do}",
+            )
         ]
     return "\n".join(parts)
 
