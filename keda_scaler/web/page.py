@@ -27,6 +27,9 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
+_ONE = "/{namespace:[^/]+}/{name:[^/]+}"
+"""One ScaledObject. By themselves aiohttp's paths take no braces, and names may have them."""
+
 _FILES = {"page.css": "text/css", "page.js": "text/javascript"}
 """Files beside this one that the pages use."""
 
@@ -41,9 +44,9 @@ class Pages:
         """Give the paths and what answers them."""
         return [
             web.get("/", self.list),
-            web.get("/ui/{namespace}/{name}", self.one),
+            web.get("/ui" + _ONE, self.one),
             web.get("/targets", self._api.targets),
-            web.get("/targets/{namespace}/{name}", self._api.target),
+            web.get("/targets" + _ONE, self._api.target),
             *(web.get(f"/{name}", _file(name, kind)) for name, kind in _FILES.items()),
         ]
 

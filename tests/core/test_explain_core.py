@@ -14,6 +14,7 @@ from keda_scaler.core.explain import MAX_REPLICAS, Binding, Known, effective, ex
 from keda_scaler.core.history import History
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import (
+    Demand,
     Distribution,
     Engine,
     Lacking,
@@ -190,7 +191,8 @@ def test_one_metric_alone_may_be_held_or_be_an_error() -> None:
     absent = {Signal.GPU_MEMORY_PRESSURE: Missing("no family kv")}
     before = snapshot(absorb(replica("a", 3, kv=0.5), absent, None, 120))
     values = {signal: Value(3.0, 20.0) for signal in SIGNALS[:2]}
-    after = snapshot(absorb(before.replicas[0], values | absent, None, 120), listed_at=20.0)
+    later = absorb(before.replicas[0], {**values, **absent}, None, 120)
+    after = snapshot(later, listed_at=20.0)
 
     held = explained((0.0, before), (20.0, after), now=20.0, asks=asks)
     assert (Binding.HOLD, 895.0) in bounds(held)  # 0 + 15 + 900 - 20
@@ -236,9 +238,8 @@ def test_a_stuck_replica() -> None:
     assert "a is stuck" in target.warnings[0]
 
 
-def histogram(count: float, at: float, slow: bool = True) -> Distribution:
-    bounds = ((1.0, 0.0 if slow else count), (8.0, count), (math.inf, count))
-    return Distribution(bounds, at, None)
+def histogram(count: float, at: float) -> Distribution:
+    return Distribution(((1.0, 0.0), (8.0, count), (math.inf, count)), at, None)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,8 @@ def test_a_latency_asks_for_at_most_twice_the_ready(
     """And of each replica its own quantile is told, or that too little was observed."""
     one = replica("a", 0, running=0)
     for at, count in enumerate(counts):
-        readings = {Signal.TTFT: histogram(count, at), Signal.CONCURRENCY: Value(0, at)}
+        readings: dict[Signal, Reading] = {Signal.CONCURRENCY: Value(0, at)}
+        readings[Signal.TTFT] = histogram(count, at)
         one = absorb(one, readings, None, 120)
     target = explained((1.0, snapshot(one)), now=1.0, asks=trigger(targetTtftSeconds="1"))
 
@@ -284,10 +286,10 @@ def test_a_summary_is_a_quantile_too() -> None:
     ],
 )
 def test_a_wake_source_that_says_nothing_says_why(
-    known_demand: object, problem: str | None, missing: str
+    known_demand: Demand | None, problem: str | None, missing: str
 ) -> None:
     """What it said last stands beside it."""
-    silent = Snapshot((), 0.0, None, known_demand, problem)  # type: ignore[arg-type]  # one of both
+    silent = Snapshot((), 0.0, None, known_demand, problem)
     target = explained((0.0, silent), now=50.0, asks=trigger(**WAKE))
 
     assert target.demand is not None

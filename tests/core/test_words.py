@@ -1,6 +1,7 @@
 """Words: numbers as people read them."""
 
 import pytest
+from msgspec.structs import replace
 
 from keda_scaler.core import told
 from keda_scaler.core.words import (
@@ -15,25 +16,41 @@ from keda_scaler.core.words import (
     unit,
 )
 
-SUMMARY = {
-    **{"namespace": "models", "name": "llama", "state": "active", "reason": "work", "text": ""},
-    **{"since_seconds": 1.0, "seconds_to_zero": None, "seconds_to_zero_missing": "there is work"},
-    **{"replicas_listed": 2, "replicas_listed_missing": None},
-    **{"replicas_answering": 1, "replicas_wanted": 3, "signals": ()},
-}
-SIGNAL = {
-    **{"signal": "queue-depth", "unit": "requests", "target": 5.0, "per_replica": 10.0},
-    **{"reported": 20.0, "asks_for_replicas": 4.0, "decides": True, "held": False},
-    **{"note": "", "missing": None},
-}
+SIGNAL = told.Signal(
+    signal="queue-depth",
+    unit="requests",
+    target=5.0,
+    per_replica=10.0,
+    reported=20.0,
+    asks_for_replicas=4.0,
+    decides=True,
+    held=False,
+    note="",
+    missing=None,
+)
+SUMMARY = told.Summary(
+    namespace="models",
+    name="llama",
+    state="active",
+    reason="work",
+    text="",
+    since_seconds=1.0,
+    seconds_to_zero=None,
+    seconds_to_zero_missing="there is work",
+    replicas_listed=2,
+    replicas_listed_missing=None,
+    replicas_answering=1,
+    replicas_wanted=3,
+    signals=(),
+)
 
 
 def summary(**changed: object) -> told.Summary:
-    return told.Summary(**(SUMMARY | changed))
+    return replace(SUMMARY, **changed)
 
 
 def signal(**changed: object) -> told.Signal:
-    return told.Signal(**(SIGNAL | changed))
+    return replace(SIGNAL, **changed)
 
 
 @pytest.mark.parametrize(
