@@ -200,11 +200,16 @@ def _demand(demand: told.Demand) -> str:
 
 
 def _signals(target: told.Explanation) -> Table:
-    table = _table("signal", "per replica", "target", "asks for")
+    table = _table("signal", "per replica", "target", "asks for replicas")
     for signal in target.signals:
         number = quantity(signal.per_replica, signal.unit)
         style = "bold" if signal.decides else ""
-        cells = signal.signal, number, quantity(signal.target, signal.unit), asks(signal)
+        cells = (
+            signal.signal,
+            number,
+            quantity(signal.target, signal.unit),
+            asks(signal).removeprefix("asks for "),
+        )
         table.add_row(*(Text(cell, style=style) for cell in cells))
     return table
 

@@ -23,6 +23,10 @@ _OPTIONS = (
 )
 
 
+class LeftError(Exception):
+    """The page was left for another while it was asked something."""
+
+
 class Page:
     """One tab of its own, with no cookies or history of another."""
 
@@ -52,6 +56,8 @@ class Page:
                     entry = got["params"]["entry"]
                     if entry["level"] == "error":
                         self.problems.append(f"{entry['text']} {entry.get('url', '')}")
+                if "error" in got and "navigated" in got["error"]["message"]:
+                    raise LeftError
                 assert "error" not in got, got
                 if wanted(got):
                     return got
@@ -90,14 +96,17 @@ class Page:
     async def until(self, expression: str) -> None:
         """Wait until an expression is true."""
         async with asyncio.timeout(ANSWER_SECONDS):
-            while not await self.evaluate(expression):
+            while True:
+                with contextlib.suppress(LeftError):
+                    if await self.evaluate(expression):
+                        return
                 await asyncio.sleep(0.02)
 
     async def keep_picture(self, name: str, *, whole: bool = False) -> Path:
         """Take a picture of what is seen, or of the whole page."""
-        shot = await self.command(
-            "Page.captureScreenshot", format="png", captureBeyondViewport=whole
-        )
+        size = (await self.command("Page.getLayoutMetrics"))["cssContentSize"]
+        clip = {"clip": size | {"scale": 1}, "captureBeyondViewport": True} if whole else {}
+        shot = await self.command("Page.captureScreenshot", format="png", **clip)
         await asyncio.to_thread(PICTURES.mkdir, parents=True, exist_ok=True)
         file = PICTURES / f"{name}.png"
         await asyncio.to_thread(file.write_bytes, base64.b64decode(shot["data"]))

@@ -67,7 +67,8 @@ class Shown:
         else:
             target.listed([], now)
         if target.trigger.wake_from is not None:
-            target.demanded(Demand(0.0, float(bool(waiting)), arrived=False, at=now))
+            in_flight = sum(number for number in waiting if number is not None)
+            target.demanded(Demand(0.0, in_flight, arrived=False, at=now))
 
 
 @contextlib.asynccontextmanager

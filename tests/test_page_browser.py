@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group(
 QUICK = "const slow = setTimeout; window.setTimeout = (run, after) => slow(run, after / 50);"
 """Has the page refresh itself fifty times as often."""
 
+WAKE = {"wakeFrom": "epp", "wakeService": "epp"}
 ROWS = "document.querySelectorAll('.targets tbody tr').length"
 WIDE = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
 
@@ -33,12 +34,12 @@ def fleet(shown: Shown) -> None:
     """Have an hour of models at work, asleep, waking, and in trouble."""
     models = ("gemma-3-27b", "gpt-oss-120b", "llama-3-70b", "mixtral-8x7b", "qwen3-32b", "phi-4")
     targets = [
-        shown.target("models" if index < 4 else "research", name, wakeFrom="epp", wakeService="epp")
+        shown.target("models" if index < 4 else "research", name, staleSeconds="60", **WAKE)
         for index, name in enumerate(models)
     ]
     for minute in range(61):
-        for second in (0, 20, 40, 55):
-            shown.clock.now = 100_000.0 + 60 * minute + second
+        for second in (0, 30, 56):
+            shown.clock.now = 120_000.0 + 60 * minute + second
             for index, target in enumerate(targets):
                 load = 4 + 4 * math.sin(minute / 9 + index)
                 replicas = 1 + (minute > 20) + (minute > 35 and index % 2)
@@ -87,7 +88,8 @@ async def test_one_target_is_legible(browser: Browser, name: str, look: dict[str
         await page.open(shown.url + "/")
         await page.evaluate("[...document.links].find((a) => a.text === 'llama-3-70b').click()")
         await page.until("location.pathname === '/ui/models/llama-3-70b'")
-        await page.until("document.querySelectorAll('svg.plot').length === 4")
+        await page.until("document.readyState === 'complete'")
+        assert await page.evaluate("document.querySelectorAll('svg.plot').length") == 4
 
         assert not await page.evaluate(WIDE)
         assert page.problems == []

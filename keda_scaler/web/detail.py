@@ -64,7 +64,7 @@ def _facts(target: told.Explanation) -> Markup:
     if target.replicas_listed_missing:
         facts.append(("Listing", target.replicas_listed_missing))
     if demand is not None:
-        known = "unknown" if demand.requests is None else f"{demand.requests:g} requests"
+        known = "unknown" if demand.requests is None else f"{demand.requests:g} in flight"
         facts.append((f"Wake source {demand.source}", known))
         if demand.missing:
             facts.append((f"{demand.source} says", demand.missing))
