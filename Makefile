@@ -8,7 +8,7 @@ PROTO_FLAGS := -Ikeda_scaler/pb=protos keda_scaler/pb/externalscaler.proto keda_
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cache/tools/bin:$(PATH)
 
-.PHONY: help run demo test check fmt bench docs proto lock tools clean
+.PHONY: help run demo test check fmt bench docs pictures proto lock tools clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -50,6 +50,10 @@ docs: $(VENV)/dev  ## write docs/engines.md, docs/gateways.md, docs/reasons.md a
 	tools/render-gateways
 	tools/render-reasons
 	tools/render-faults
+
+pictures: $(VENV)/dev tools  ## take the pictures in docs/images anew, in Chromium
+	$(BIN)/pytest -q tests/test_page_browser.py -k legible
+	install -m 644 .cache/screenshots/list-light.png docs/images/page.png
 
 proto: $(VENV)/dev  ## generate keda_scaler/pb
 	$(BIN)/python -m grpc_tools.protoc --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. $(PROTO_FLAGS)
