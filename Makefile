@@ -46,10 +46,11 @@ bench: $(VENV)/dev tools  ## everything that docs/performance.md tells, beside b
 	$(BIN)/python benchmarks/hanging.py
 	$(BIN)/python benchmarks/flood.py
 
-docs: $(VENV)/dev  ## write docs/engines.md, docs/gateways.md and the tables of docs/faults.md
+docs: $(VENV)/dev  ## write docs/engines.md, docs/gateways.md, docs/lint.md and the tables of docs/faults.md
 	tools/render-engines
 	tools/render-gateways
 	tools/render-faults
+	tools/render-lint
 
 proto: $(VENV)/dev  ## generate keda_scaler/pb
 	$(BIN)/python -m grpc_tools.protoc --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. $(PROTO_FLAGS)

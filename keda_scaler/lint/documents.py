@@ -96,28 +96,33 @@ def parse_documents(content: bytes, place: str) -> list[Document]:
         ScaledObjectError: when it is no such text, or larger than what is bounded above.
 
     """
-    if len(content) > MAX_BYTES:
-        raise ScaledObjectError(f"{place}: more than {MAX_BYTES // 2**20} MiB")
     try:
-        text = content.decode("utf-8-sig")
-        _check_depth(text)
-        found: list[Document] = []
-        nodes = 0
-        for node in yaml.compose_all(text, Loader=_LOADER):
-            if node is not None:
-                nodes += _Measure().of(node)[0]
-                if nodes > MAX_NODES:
-                    raise _refused(node, f"more than {MAX_NODES} fields, aliases expanded")
-                raw = yaml.constructor.SafeConstructor().construct_document(node)
-                found += _items(Document(place, raw, node))
-            if len(found) > MAX_DOCUMENTS:
-                raise ScaledObjectError(f"more than {MAX_DOCUMENTS} objects")
+        return _parse(content, place)
     except (ScaledObjectError, UnicodeDecodeError) as error:
         said = "not a UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
         raise ScaledObjectError(f"{place}: {said}") from error
     except (yaml.YAMLError, ValueError, OverflowError, TypeError) as error:
         said = " ".join(str(error).split())[:300]
         raise ScaledObjectError(f"{place}: not YAML: {said}") from error
+
+
+def _parse(content: bytes, place: str) -> list[Document]:
+    if len(content) > MAX_BYTES:
+        raise ScaledObjectError(f"more than {MAX_BYTES // 2**20} MiB")
+    text = content.decode("utf-8-sig")
+    _check_depth(text)
+    found: list[Document] = []
+    nodes = 0
+    for node in yaml.compose_all(text, Loader=_LOADER):
+        if node is None:
+            continue
+        nodes += _Measure().of(node)[0]
+        if nodes > MAX_NODES:
+            raise _refused(node, f"more than {MAX_NODES} fields, aliases expanded")
+        raw = yaml.constructor.SafeConstructor().construct_document(node)
+        found += _items(Document(place, raw, node))
+        if len(found) > MAX_DOCUMENTS:
+            raise ScaledObjectError(f"more than {MAX_DOCUMENTS} objects")
     return found
 
 

@@ -51,9 +51,11 @@ class Rule:
     """Why it hurts; one sentence."""
 
     fix: str
-    """What to do instead; one sentence."""
+    """What to do instead; one sentence. Both are Markdown, links relative to `docs`."""
 
     check: Callable[[Subject], Iterable[Hit]]
+    is_general: bool = False
+    """Whether it is also about ScaledObjects without a trigger of ours."""
 
     @property
     def link(self) -> str:
