@@ -3,6 +3,7 @@
 import importlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -24,6 +25,18 @@ _PAGE_SECONDS = 30.0
 PLACE = "cluster"
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    group: str
+    version: str
+    plural: str
+    name: str
+
+
+_SCALED_OBJECTS = _Kind("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject")
+_HPAS = _Kind("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
+
+
 async def read_cluster(
     configure: Configure, namespace: str | None
 ) -> tuple[list[Document], list[str]]:
@@ -40,11 +53,9 @@ async def read_cluster(
             f"{PLACE}: no usable Kubernetes configuration ({type(error).__name__})"
         ) from error
     try:
-        kind = ("keda.sh", "v1alpha1", "scaledobjects")
-        found = [it async for it in _objects(client, kind, "ScaledObject", namespace)]
-        kind = ("autoscaling", "v2", "horizontalpodautoscalers")
+        found = [it async for it in _objects(client, _SCALED_OBJECTS, namespace)]
         try:
-            hpas = _objects(client, kind, "HorizontalPodAutoscaler", namespace)
+            hpas = _objects(client, _HPAS, namespace)
             return found + [it async for it in hpas], []
         except ScaledObjectError as error:
             return found, [f"{error}: HPAs on the same target are not seen"]
@@ -53,26 +64,25 @@ async def read_cluster(
 
 
 async def _objects(
-    client: "ApiClient", kind: tuple[str, str, str], name: str, namespace: str | None
+    client: "ApiClient", kind: _Kind, namespace: str | None
 ) -> AsyncIterator[Document]:
     count, token = 0, ""
+    # Items of a list need not repeat what they are.
+    head = {"apiVersion": f"{kind.group}/{kind.version}", "kind": kind.name}
     while True:
         page = await _page(client, kind, namespace, token)
         items = value_at(page, "items")
         for raw in items if isinstance(items, list) else ():
             count += 1
             if count > MAX_OBJECTS:
-                raise ScaledObjectError(f"{PLACE}: more than {MAX_OBJECTS} {kind[2]}")
-            # Items of a list do not repeat their kind.
-            yield Document(PLACE, raw | {"kind": name} if isinstance(raw, dict) else {})
+                raise ScaledObjectError(f"{PLACE}: more than {MAX_OBJECTS} {kind.plural}")
+            yield Document(PLACE, raw | head if isinstance(raw, dict) else {})
         token = text_at(page, "metadata", "continue")
         if not token:
             return
 
 
-async def _page(
-    client: "ApiClient", kind: tuple[str, str, str], namespace: str | None, token: str
-) -> Any:
+async def _page(client: "ApiClient", kind: _Kind, namespace: str | None, token: str) -> Any:
     api = importlib.import_module("kubernetes_asyncio.client").CustomObjectsApi(client)
     query: dict[str, Any] = {
         "limit": _PAGE_OBJECTS,
@@ -80,7 +90,7 @@ async def _page(
         "_request_timeout": aiohttp.ClientTimeout(total=_PAGE_SECONDS),
         **({"_continue": token} if token else {}),
     }
-    group, version, plural = kind
+    group, version, plural = kind.group, kind.version, kind.plural
     try:
         if namespace is None:
             response = await api.list_cluster_custom_object(group, version, plural, **query)

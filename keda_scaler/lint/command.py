@@ -34,7 +34,7 @@ class Format(StrEnum):
 
 def lint_command(
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="FILE...", help="Manifests; - is standard input.")
+        list[str] | None, typer.Argument(metavar="FILE", help="Manifests; - is standard input.")
     ] = None,
     *,
     cluster: Annotated[
