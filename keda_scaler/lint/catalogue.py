@@ -19,6 +19,7 @@ keda-scaler lint --cluster --namespace models  # what the kubeconfig's cluster r
 keda-scaler lint --format sarif manifests/*.yaml > lint.sarif
 ```
 
+- Give it what is applied: rendered charts and overlays, not their sources.
 - Every ScaledObject of the input is looked at, also in a `List`. An HPA, a Service or a Deployment
   in the same input is used where a rule is about it.
 - `--cluster` reads ScaledObjects and HPAs, and changes nothing. It needs the right to `list` them.

@@ -14,7 +14,7 @@ from keda_scaler.lint.rules import RULES
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 _COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
-_LINK = re.compile(r"\[([^\]]+)\]\(([^)]+)\)")
+_LINK = r"\[[^\]]+\]\(([^)]+)\)"
 
 
 def to_text(result: Result) -> Text:
@@ -56,8 +56,8 @@ def _said(finding: Finding) -> str:
 
 def without_markup(markdown: str) -> str:
     """Give Markdown of a rule as plain text, its links as what they lead to."""
-    linked = _LINK.sub(lambda m: f"{m[1]} (docs/{m[2]})", markdown)
-    return linked.replace("`", "")
+    linked = re.sub(f": {_LINK}", r" (docs/\1)", markdown)
+    return re.sub(_LINK, r"docs/\1", linked).replace("`", "")
 
 
 def to_json(result: Result) -> dict[str, Any]:

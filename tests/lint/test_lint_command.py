@@ -20,6 +20,7 @@ from keda_scaler.errors import ScaledObjectError
 from keda_scaler.lint import cluster as clusters
 from keda_scaler.lint.cluster import read_cluster
 from keda_scaler.lint.command import lint_command
+from keda_scaler.lint.output import without_markup
 from keda_scaler.lint.rules import RULES
 from keda_scaler.sim.kubernetes import SimulatedCluster
 from keda_scaler.sources.apiserver import at_url
@@ -218,6 +219,15 @@ def test_a_terminal_gets_colours_and_a_file_does_not(folder: Path) -> None:
     assert "metadata.a?[31mb: unknown key" in plain
 
 
+def test_links_of_the_documents_are_readable_in_a_terminal() -> None:
+    """As paths of the repository."""
+    markdown = "Set `wakeFrom` ([waking](waking.md)), or less: [fallback](keda.md#fallback)."
+
+    assert without_markup(markdown) == (
+        "Set wakeFrom (docs/waking.md), or less (docs/keda.md#fallback)."
+    )
+
+
 # A cluster
 
 
@@ -341,15 +351,17 @@ async def test_large_clusters_are_read_in_pages(
     cluster: SimulatedCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each page is bounded, and so is the whole."""
-    many = [raw(changed({"metadata.name": f"so-{n}"})) for n in range(600)]
+    many = [raw(changed({"metadata.name": f"so-{n}"})) for n in range(8)]
     cluster.objects.put("keda.sh/v1alpha1", "scaledobjects", *many)
 
+    monkeypatch.setattr(clusters, "_PAGE_OBJECTS", 4)
     documents, _ = await read_cluster(at_url(cluster.url), "models")
 
     assert [it.name for it in documents if it.kind == "ScaledObject"] == [
         "llama",
-        *(f"so-{n}" for n in range(600)),
+        *(f"so-{n}" for n in range(8)),
     ]
-    monkeypatch.setattr(clusters, "MAX_OBJECTS", 600)
-    with pytest.raises(ScaledObjectError, match="more than 600 scaledobjects"):
+    assert len(cluster.objects.requests) == 4, "three pages, and the HPAs"
+    monkeypatch.setattr(clusters, "MAX_OBJECTS", 8)
+    with pytest.raises(ScaledObjectError, match="more than 8 scaledobjects"):
         await read_cluster(at_url(cluster.url), "models")

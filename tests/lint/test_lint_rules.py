@@ -263,6 +263,12 @@ CASES = [
         },
     ),
     Case(
+        "slow-polling",
+        "spec.pollingInterval",
+        {"spec.pollingInterval": 31},
+        {"spec.pollingInterval": None},
+    ),
+    Case(
         "fallback-to-zero",
         "spec.fallback.replicas",
         FALLBACK | {"spec.fallback.replicas": 0},
@@ -344,6 +350,16 @@ CASES = [
         f"{METADATA}.staleSeconds",
         PROMETHEUS,
         PROMETHEUS | {f"{METADATA}.pollSeconds": "30"},
+    ),
+    Case(
+        "stale-default",
+        f"{METADATA}.staleSeconds",
+        {f"{METADATA}.prometheus": "main", f"{METADATA}.wakeService": None},
+        {
+            f"{METADATA}.prometheus": "main",
+            f"{METADATA}.wakeService": None,
+            f"{METADATA}.staleSeconds": "120",
+        },
     ),
     Case(
         "formula-names",

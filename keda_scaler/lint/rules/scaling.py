@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from keda_scaler.core.names import REPORTS
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.engines import DIALECTS
@@ -109,7 +110,8 @@ def _cached(subject: Subject) -> Iterator[Hit]:
 def _stale(subject: Subject) -> Iterator[Hit]:
     for ours, trigger in subject.read:
         unset = trigger.stale_seconds is None and trigger.stale_after < _SCRAPE_SECONDS
-        if trigger.by_prometheus and unset:
+        wakes = trigger.wake_from not in {None, REPORTS} and trigger.wake_service is None
+        if unset and (trigger.by_prometheus or wakes):
             says = f"not set, so {trigger.stale_after:g}; Prometheus scrapes every 60 s by default"
             yield Hit(ours.path("staleSeconds"), says)
 

@@ -11,6 +11,9 @@ from keda_scaler.lint.subject import Subject, is_ours
 _LONG_SECONDS = 120.0
 """Two windows of at least this length add up to what surprises."""
 
+_SLOW_SECONDS = 30
+"""KEDA's default, which is long for a queue of prompts."""
+
 
 def _wakes(trigger: KedaTrigger) -> bool:
     """Whether a trigger can be active at zero; of another's external scaler it is not known."""
@@ -120,6 +123,12 @@ def _unused(subject: Subject) -> Iterator[Hit]:
             yield Hit(f"spec.{field}", "nothing to do: replicas never go to zero", _of(given))
 
 
+def _slow(subject: Subject) -> Iterator[Hit]:
+    given = subject.scaled_object.polling_interval
+    if subject.may_sleep and given > _SLOW_SECONDS:
+        yield Hit("spec.pollingInterval", "KEDA's own default is 30", str(given))
+
+
 def _fallback_zero(subject: Subject) -> Iterator[Hit]:
     fallback = subject.scaled_object.fallback
     if fallback is not None and subject.field("fallback", "replicas") == 0:
@@ -140,7 +149,7 @@ def _fallback_hold(subject: Subject) -> Iterator[Hit]:
     for ours, trigger in subject.read:
         if trigger.on_unknown == "hold" and trigger.hold_seconds > 0:
             says = f"fallback waits for the hold, {trigger.hold_seconds:g} s"
-            yield Hit(ours.path("onUnknown"), says, "hold")
+            yield Hit(ours.path("onUnknown"), says, ours.keda.metadata.get("onUnknown"))
 
 
 def _cpu(subject: Subject) -> Iterator[Hit]:
@@ -237,6 +246,13 @@ RULES = (
         "every 15 seconds.",
         "Leave it out, or set `minReplicaCount: 0`.",
         _unused,
+    ),
+    Rule(
+        "slow-polling",
+        Severity.NOTE,
+        "KEDA goes to zero only at a poll; and where it misses a push, only a poll wakes the model.",
+        "Set 5 to 15 seconds: [what to set](keda.md#what-to-set).",
+        _slow,
     ),
     Rule(
         "fallback-to-zero",

@@ -58,11 +58,11 @@ def _unknown_key(subject: Subject) -> Iterator[Hit]:
 
 def _metric_type(subject: Subject) -> Iterator[Hit]:
     for ours in subject.ours:
-        given = ours.keda.metadata.get("metricType", "AverageValue")
-        if given in {"AverageValue", "Value"} and given != ours.keda.metric_type:
-            yield Hit(
-                ours.path("metricType"), f"the trigger's own is {ours.keda.metric_type}", given
-            )
+        given = ours.keda.metadata.get("metricType")
+        read = given or "AverageValue"
+        if read in {"AverageValue", "Value"} and read != ours.keda.metric_type:
+            says = f"the scaler takes {read}, and KEDA {ours.keda.metric_type}"
+            yield Hit(ours.path("metricType"), says, given)
 
 
 def _address(subject: Subject) -> Iterator[Hit]:
