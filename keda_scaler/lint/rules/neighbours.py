@@ -1,10 +1,14 @@
 """Rules of what stands beside a ScaledObject in the same input."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 from keda_scaler.lint.documents import Document, text_at, value_at
 from keda_scaler.lint.findings import Hit, Rule, Severity
 from keda_scaler.lint.subject import Subject, scale_target
+
+_SHOWN = 3
+"""Other scalers that are named."""
 
 _TRANSFER = "scaledobject.keda.sh/transfer-hpa-ownership"
 
@@ -14,10 +18,14 @@ def _two_scalers(subject: Subject) -> Iterator[Hit]:
     if target is None:
         return
     mine = (subject.document.kind, subject.document.name)
-    for other in subject.neighbours.scalers.get(target, ()):
-        if (other.kind, other.name) != mine and not _is_kedas(other, subject):
-            says = f"{other.kind} {other.name[:80]} scales it too"
-            yield Hit("spec.scaleTargetRef.name", says, target[2][:80])
+    others = (
+        other
+        for other in subject.neighbours.scalers.get(target, ())
+        if (other.kind, other.name) != mine and not _is_kedas(other, subject)
+    )
+    for other in islice(others, _SHOWN):
+        says = f"{other.kind} {other.name[:80]} scales it too"
+        yield Hit("spec.scaleTargetRef.name", says, target[2][:80])
 
 
 def _is_kedas(other: Document, subject: Subject) -> bool:

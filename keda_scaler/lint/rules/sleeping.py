@@ -250,7 +250,7 @@ RULES = (
     Rule(
         "slow-polling",
         Severity.NOTE,
-        "KEDA goes to zero only at a poll; and where it misses a push, only a poll wakes the model.",
+        "KEDA goes to zero only at a poll; where it misses a push, only a poll wakes the model.",
         "Set 5 to 15 seconds: [what to set](keda.md#what-to-set).",
         _slow,
     ),
