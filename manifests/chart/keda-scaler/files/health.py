@@ -1,4 +1,4 @@
-"""Asks a scaler for its gRPC health: health.py HOST:PORT [FOLDER], with ca.crt and the like in it."""
+"""Asks a scaler for its gRPC health: health.py HOST:PORT [FOLDER with ca.crt and the like]."""
 
 import sys
 from pathlib import Path
@@ -16,17 +16,16 @@ def read(name: str) -> bytes | None:
 
 
 address = sys.argv[1]
-if len(sys.argv) > 2:  # noqa: PLR2004  # there is a folder, so TLS
+if len(sys.argv) > 2:  # there is a folder, so TLS
     credentials = grpc.ssl_channel_credentials(read("ca.crt"), read("tls.key"), read("tls.crt"))
     channel = grpc.secure_channel(address, credentials)
 else:
     channel = grpc.insecure_channel(address)
-with channel:
-    answer = health_pb2_grpc.HealthStub(channel).Check(
-        health_pb2.HealthCheckRequest(service="externalscaler.ExternalScaler"),
-        timeout=SECONDS,
-        wait_for_ready=True,
-    )
+request = health_pb2.HealthCheckRequest(service="externalscaler.ExternalScaler")
+try:
+    answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=SECONDS)
+except grpc.RpcError as error:
+    sys.exit(f"{address}: {error.code().name}: {error.details()}")
 status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 sys.stdout.write(f"{address}: {status}\n")
 sys.exit(status != "SERVING")

@@ -89,7 +89,7 @@ seccompProfile:
 {{- $defaults := dict }}
 {{- range $key, $value := .Values.defaults }}{{ $_ := set $defaults $key (toString $value) }}{{ end }}
 {{- if $defaults }}{{ $_ := set $file "defaults" $defaults }}{{ end }}
-{{- toToml $file }}
+{{- regexReplaceAll "(?m)^ +" (toToml $file) "" | trim }}
 {{- end }}
 
 {{/* Every Secret that the scaler reads, as sources of one volume. A file per key, so that new versions arrive. */}}

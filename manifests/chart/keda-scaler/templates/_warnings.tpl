@@ -2,7 +2,7 @@
 {{- define "keda-scaler.warnings" -}}
 {{- $ := . }}
 {{- with .Values }}
-{{- if not (or (include "keda-scaler.readsServices" $) .prometheus .allowAddress .reports.tokens.secret) }}
+{{- if not (or (include "keda-scaler.readsServices" $) .prometheus .allowAddress .reports.tokens.secret .extraArgs) }}
 - Nothing can be read, so every trigger is refused or unknown. Set services.namespaces, prometheus, allowAddress or
   reports.tokens.secret.
 {{- end }}
