@@ -90,11 +90,15 @@ def test_a_prometheus_and_its_credentials(tmp_path: Path) -> None:
     settings = settings_of(render("prometheus"), tmp_path)
     folder = tmp_path / "secrets" / "prometheus"
 
-    main, tenant, plain = (settings.prometheus[name] for name in ("main", "tenant-2", "plain"))
+    main, mutual, plain, tenant = (server for _, server in sorted(settings.prometheus.items()))
     assert main.url == "https://prometheus.monitoring.svc.cluster.local:9090"
     assert main.bearer_token_file == folder / "main" / "token"
     assert main.ca_file == folder / "main" / "ca.crt"
     assert (tenant.username, tenant.password_file) == ("scaler", folder / "tenant-2" / "password")
+    assert (mutual.cert_file, mutual.key_file) == (
+        folder / "mutual" / "tls.crt",
+        folder / "mutual" / "tls.key",
+    )
     assert (plain.bearer_token_file, plain.username, plain.ca_file) == (None, None, None)
     assert settings.allow_address == ("10.1.0.0/16", "vllm.example.com")
     assert settings.defaults == {"targetQueueDepth": "8", "pollSeconds": "2", "onUnknown": "error"}

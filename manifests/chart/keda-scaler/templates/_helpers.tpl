@@ -82,6 +82,10 @@ seccompProfile:
 {{- if $given.bearerToken }}{{ $_ := set $server "bearer_token_file" (printf "%s/token" $folder) }}{{ end }}
 {{- if $given.username }}{{ $_ := set $server "username" $given.username }}{{ end }}
 {{- if $given.password }}{{ $_ := set $server "password_file" (printf "%s/password" $folder) }}{{ end }}
+{{- if $given.clientSecret }}
+{{- $_ := set $server "cert_file" (printf "%s/tls.crt" $folder) }}
+{{- $_ := set $server "key_file" (printf "%s/tls.key" $folder) }}
+{{- end }}
 {{- if $given.ca }}{{ $_ := set $server "ca_file" (printf "%s/ca.crt" $folder) }}{{ end }}
 {{- $_ := set $servers $name $server }}
 {{- end }}
@@ -108,6 +112,13 @@ seccompProfile:
 {{- range $name, $server := .Values.prometheus }}
 {{- include "keda-scaler.secret" (list $server.bearerToken (printf "prometheus/%s/token" $name)) }}
 {{- include "keda-scaler.secret" (list $server.password (printf "prometheus/%s/password" $name)) }}
+{{- with $server.clientSecret }}
+- secret:
+    name: {{ . }}
+    items:
+      - {key: tls.crt, path: prometheus/{{ $name }}/tls.crt}
+      - {key: tls.key, path: prometheus/{{ $name }}/tls.key}
+{{- end }}
 {{- include "keda-scaler.secret" (list $server.ca (printf "prometheus/%s/ca.crt" $name)) }}
 {{- end }}
 {{- end }}
