@@ -241,3 +241,19 @@ def test_links_of_the_charts_page() -> None:
     for link in re.findall(r"\]\(([^)]+)\)", chart_page.PAGE.read_text()):
         assert (CHART / link).resolve().is_relative_to(ROOT)
         assert (CHART / link).exists(), link
+
+
+BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def test_values_in_the_document_are_taken(tmp_path: Path) -> None:
+    """Every block of docs/install.md that is no object of Kubernetes and no trigger."""
+    blocks = BLOCK.findall((ROOT / "docs" / "install.md").read_text())
+    values = [block for block in blocks if not re.match("apiVersion:|triggers:", block)]
+    assert len(values) >= 6
+
+    for number, block in enumerate(values):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(block)
+        ran = helm("template", *RELEASE, "--values", str(file))
+        assert ran.returncode == 0, ran.stderr
