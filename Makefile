@@ -67,7 +67,7 @@ tools: .cache/tools/bin/prometheus .cache/tools/bin/redis-server .cache/tools/bi
 .cache/tools/bin/redis-server: tools/fetch-redis
 	tools/fetch-redis $@
 
-.cache/tools/bin/helm: tools/fetch-helm
+.cache/tools/bin/helm: tools/fetch-helm | $(VENV)/dev
 	tools/fetch-helm $@
 
 $(VENV)/runtime: requirements/runtime.txt pyproject.toml

@@ -1,6 +1,7 @@
 """The chart, as the real Helm renders it: valid, least in rights, and documented."""
 
 import json
+import re
 from functools import cache
 from typing import Any
 
@@ -149,6 +150,32 @@ def test_pods_may_do_nothing_but_run(name: str) -> None:
                 "capabilities": {"drop": ["ALL"]},
             }
             assert container["resources"]["requests"]
+
+
+@pytest.mark.parametrize("name", names())
+def test_what_is_mounted_is_there(name: str) -> None:
+    """Every mount has its volume, every volume a mount, and every port that is named is one."""
+    for pod in pods(render(name)):
+        containers = [*pod["containers"], *pod.get("initContainers", [])]
+        mounted = {mount["name"] for c in containers for mount in c.get("volumeMounts", [])}
+        assert mounted == {volume["name"] for volume in pod.get("volumes", [])}
+        for container in containers:
+            ports = {port["name"] for port in container.get("ports", [])}
+            probes = (container.get(f"{kind}Probe") for kind in ("liveness", "readiness"))
+            assert ports >= {probe["httpGet"]["port"] for probe in probes if probe}
+
+
+@pytest.mark.parametrize("release", ["v1.2", "r" * 53, "keda-scaler-of-the-platform"])
+def test_any_release_has_names_that_kubernetes_takes(release: str) -> None:
+    """Names of Services are names of hosts, and no label is longer than 63 characters."""
+    values = ("--values", str(CI / "network-policy-values.yaml"))
+    ran = helm("template", release, str(CHART), "--namespace", "keda", *values)
+    assert ran.returncode == 0, ran.stderr
+
+    for document in filter(None, yaml.safe_load_all(ran.stdout)):
+        metadata = document["metadata"]
+        assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", metadata["name"])
+        assert max(len(label) for label in metadata["labels"].values()) <= 63
 
 
 def test_replicas_survive_a_drain() -> None:

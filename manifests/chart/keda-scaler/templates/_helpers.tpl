@@ -7,7 +7,7 @@
 {{- define "keda-scaler.fullname" -}}
 {{- $name := include "keda-scaler.name" . }}
 {{- $whole := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
-{{- default $whole .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
+{{- default $whole .Values.fullnameOverride | replace "." "-" | trunc 52 | trimSuffix "-" }}
 {{- end }}
 
 {{/* What selects the pods of a component. It must not change: Deployments refuse that. Takes (list $ COMPONENT). */}}
