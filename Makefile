@@ -43,13 +43,11 @@ bench: $(VENV)/dev tools  ## everything that docs/performance.md tells, beside b
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/fleet.py
+	$(BIN)/python benchmarks/hanging.py
 	$(BIN)/python benchmarks/flood.py
 
-docs: $(VENV)/dev  ## write docs/engines.md, docs/gateways.md, docs/reasons.md and the tables of docs/faults.md
-	tools/render-engines
-	tools/render-gateways
-	tools/render-reasons
-	tools/render-faults
+docs: $(VENV)/dev tools  ## write what is made from code: of docs/, of the chart, manifests/install.yaml
+	for each in tools/render-*; do $$each || exit 1; done
 
 pictures: $(VENV)/dev tools  ## take the pictures in docs/images anew, in Chromium
 	$(BIN)/pytest -q tests/test_page_browser.py -k legible
@@ -63,7 +61,7 @@ lock: $(VENV)/dev  ## pin requirements/, with hashes
 	$(COMPILE) --extra dev -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
 	$(COMPILE) -c requirements/dev.txt requirements/build.in -o requirements/build.txt
 
-tools: .cache/tools/bin/prometheus .cache/tools/bin/redis-server .cache/tools/bin/chromium  ## fetch what tests use beside Python
+tools: .cache/tools/bin/prometheus .cache/tools/bin/redis-server .cache/tools/bin/helm .cache/tools/bin/chromium  ## fetch what tests use beside Python
 
 .cache/tools/bin/prometheus: tools/fetch-prometheus
 	tools/fetch-prometheus $@
@@ -73,6 +71,9 @@ tools: .cache/tools/bin/prometheus .cache/tools/bin/redis-server .cache/tools/bi
 
 .cache/tools/bin/chromium: tools/fetch-chromium
 	tools/fetch-chromium $@
+
+.cache/tools/bin/helm: tools/fetch-helm | $(VENV)/dev
+	tools/fetch-helm $@
 
 $(VENV)/runtime: requirements/runtime.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

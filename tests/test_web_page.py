@@ -302,6 +302,6 @@ async def test_an_old_hour_is_no_line_at_the_left_edge() -> None:
         shown.poll(target, 3)
         shown.clock.now += 7200
         shown.poll(target, 3)
-        known = explain(target.known(), shown.clock.now, time.time())
+        known = explain(target.known(), time.time())
 
     assert len(known.samples) == 1

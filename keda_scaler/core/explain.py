@@ -12,8 +12,9 @@ from keda_scaler.core.matchers import Matcher
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.reasons import REASONS
 from keda_scaler.core.signals import LATENCIES, Signal
-from keda_scaler.core.snapshot import ReplicaReadings, Snapshot
+from keda_scaler.core.snapshot import ReplicaReadings
 from keda_scaler.core.trigger import Metric, Trigger
+from keda_scaler.core.view import View
 from keda_scaler.core.waking import ceiling
 from keda_scaler.core.windows import growth, merged, quantile, slowest
 from keda_scaler.core.words import unanswered, unit
@@ -62,21 +63,20 @@ class Known:
 
     namespace: str
     name: str
-    trigger: Trigger
-    snapshot: Snapshot
+    view: View
     memory: Memory
     decision: Decision
     history: History
 
 
-def summarise(known: Known, now: float) -> told.Summary:
+def summarise(known: Known) -> told.Summary:
     """Tell of a target in a line."""
-    decision, snapshot = known.decision, known.snapshot
+    decision, snapshot, now = known.decision, known.view.snapshot, known.view.now
     since = known.history.since
-    to_zero = _seconds_to_zero(known, now)
+    to_zero = _seconds_to_zero(known)
     listed = snapshot.listed_at is not None
-    old = listed and now >= (snapshot.listed_at or 0.0) + known.trigger.stale_after
-    unlisted = snapshot.problem or ("the list is not confirmed" if old else None)
+    fresh = snapshot.listed_at is not None and known.view.is_fresh(snapshot.listed_at)
+    unlisted = snapshot.problem or ("the list is not confirmed" if listed and not fresh else None)
     return told.Summary(
         namespace=known.namespace,
         name=known.name,
@@ -94,24 +94,24 @@ def summarise(known: Known, now: float) -> told.Summary:
     )
 
 
-def explain(known: Known, now: float, unix_seconds: float) -> told.Explanation:
-    """Tell everything of a target. `unix_seconds` is the wall clock's time at `now`."""
-    summary = summarise(known, now)
-    trigger, snapshot, decision = known.trigger, known.snapshot, known.decision
+def explain(known: Known, unix_seconds: float) -> told.Explanation:
+    """Tell everything of a target. `unix_seconds` is the wall clock's time of the view."""
+    summary = summarise(known)
+    view, snapshot, now = known.view, known.view.snapshot, known.view.now
     began = unix_seconds - now
     listed_at = snapshot.listed_at
     replicas = sorted(
-        (_replica(each, trigger, now) for each in snapshot.replicas[:MAX_REPLICAS]),
+        (_replica(each, view) for each in snapshot.replicas[:MAX_REPLICAS]),
         key=lambda each: not each.stuck and not any(r.missing for r in each.readings),
     )
     return told.Explanation(
         **{field: getattr(summary, field) for field in told.Summary.__struct_fields__},
         to_do=_to_do(summary),
-        bound_by=tuple(_bound_by(known, summary, now)),
-        warnings=decision.warnings,
-        trigger=effective(trigger),
+        bound_by=tuple(_bound_by(known, summary)),
+        warnings=known.decision.warnings,
+        trigger=effective(view.trigger),
         list_age_seconds=None if listed_at is None else _seconds(now - listed_at),
-        demand=_demand(trigger, snapshot, now),
+        demand=_demand(view),
         replicas=tuple(replicas),
         replicas_left_out=max(0, len(snapshot.replicas) - MAX_REPLICAS),
         changes=tuple(
@@ -199,15 +199,15 @@ def _shown(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
 
-def _seconds_to_zero(known: Known, now: float) -> float | str:
+def _seconds_to_zero(known: Known) -> float | str:
     """Say how long until the target is idle if nothing comes, or why that is not known."""
-    decision, memory = known.decision, known.memory
-    match decision.reason:
+    memory, now = known.memory, known.view.now
+    match known.decision.reason:
         case Reason.PROVEN_IDLE:
             return 0.0
         case Reason.SETTLING:
             since = now if memory.idle_since is None else memory.idle_since
-            return _seconds(since + known.trigger.idle_seconds - now)
+            return _seconds(since + known.view.trigger.idle_seconds - now)
         case Reason.WORK:
             return "there is work"
         case Reason.WAKING:
@@ -219,9 +219,9 @@ def _seconds_to_zero(known: Known, now: float) -> float | str:
 
 
 def _signals(known: Known) -> Iterator[told.Signal]:
-    decision, trigger, snapshot = known.decision, known.trigger, known.snapshot
+    decision, view, trigger = known.decision, known.view, known.view.trigger
     asked = {
-        metric.signal: replicas_for(metric, trigger, len(snapshot.counted), answer.number)
+        metric.signal: replicas_for(metric, trigger, len(view.counted), answer.number)
         for metric in trigger.metrics
         if isinstance(answer := decision.answers[metric.signal], Reported)
     }
@@ -232,7 +232,7 @@ def _signals(known: Known) -> Iterator[told.Signal]:
         number = answer.number if isinstance(answer, Reported) else None
         each = None
         if number is not None:
-            each = per_replica(metric.signal, trigger, snapshot, number)
+            each = per_replica(view, metric.signal, number)
         yield told.Signal(
             signal=metric.signal.value,
             unit=unit(metric.signal),
@@ -247,9 +247,10 @@ def _signals(known: Known) -> Iterator[told.Signal]:
         )
 
 
-def _bound_by(known: Known, summary: told.Summary, now: float) -> Iterator[told.Bound]:
+def _bound_by(known: Known, summary: told.Summary) -> Iterator[told.Bound]:
     """Name what made the answer what it is, the most important first."""
-    decision, memory, trigger = known.decision, known.memory, known.trigger
+    decision, memory = known.decision, known.memory
+    trigger, now = known.view.trigger, known.view.now
     left: float | None
     match decision.reason:
         case Reason.WAKING if memory.lease_until is not None:
@@ -271,31 +272,27 @@ def _bound_by(known: Known, summary: told.Summary, now: float) -> Iterator[told.
     if decision.state is State.UNKNOWN:
         return
     for metric, signal in zip(trigger.metrics, summary.signals, strict=True):
-        yield from _bound_metric(known, metric, signal, now)
+        yield from _bound_metric(known, metric, signal)
     asked = {signal.asks_for_replicas for signal in summary.signals}
     if decision.state is State.ACTIVE and asked == {0.0}:
         text = "no signal asks for a replica, and one stays while active"
         yield told.Bound(what=Binding.ONE_REPLICA, text=text)
 
 
-def _bound_metric(
-    known: Known, metric: Metric, signal: told.Signal, now: float
-) -> Iterator[told.Bound]:
-    trigger, snapshot = known.trigger, known.snapshot
+def _bound_metric(known: Known, metric: Metric, signal: told.Signal) -> Iterator[told.Bound]:
+    view = known.view
     name = signal.signal
     if signal.asks_for_replicas is None:
         text = f"{signal.missing}"
         if not signal.held:
             yield told.Bound(what=Binding.ERROR, text=text)
         elif known.decision.reason not in {Reason.HOLD, Reason.STUCK}:  # which are told above
-            yield told.Bound(
-                what=Binding.HOLD, text=text, seconds_left=_held_seconds(known, metric, now)
-            )
+            yield told.Bound(what=Binding.HOLD, text=text, seconds_left=_held_seconds(view, metric))
         return
     if signal.decides:
         text = f"{name} asks for the most, {signal.asks_for_replicas:.3g} replicas"
         yield told.Bound(what=Binding.SIGNAL, text=text)
-    most = ceiling(trigger, snapshot, known.memory, now)
+    most = ceiling(view, known.memory)
     if signal.note.startswith("capped"):
         text = f"{name} asks for at most {most:g} replicas until those that were asked for answer"
         yield told.Bound(what=Binding.PENDING_LIMIT, text=text)
@@ -303,8 +300,8 @@ def _bound_metric(
     if metric.signal in LATENCIES and number >= MAX_LATENCY_RATIO * metric.target:
         text = f"{name} is {signal.note}; it asks for at most {MAX_LATENCY_RATIO:g} times the ready"
         yield told.Bound(what=Binding.LATENCY_LIMIT, text=text)
-    concerned = [each for each in snapshot.counted if metric.signal not in each.lacking]
-    fresh = [each for each in concerned if _tells(each, metric.signal, trigger, now)]
+    concerned = [each for each in view.counted if metric.signal not in each.lacking]
+    fresh = [each for each in concerned if _tells(view, each, metric.signal)]
     if fresh and len(fresh) < len(concerned):
         text = f"{len(fresh)} of {len(concerned)} replicas tell {name}"
         yield told.Bound(
@@ -312,58 +309,56 @@ def _bound_metric(
         )
 
 
-def _tells(replica: ReplicaReadings, signal: Signal, trigger: Trigger, now: float) -> bool:
+def _tells(view: View, replica: ReplicaReadings, signal: Signal) -> bool:
     at = replica.measured_at(signal)
-    return at is not None and now < at + trigger.stale_after
+    return at is not None and view.is_fresh(at)
 
 
-def _held_seconds(known: Known, metric: Metric, now: float) -> float:
+def _held_seconds(view: View, metric: Metric) -> float:
     """Say how long one metric is still held, while activity is known; it was known of somebody."""
-    measured = (each.measured_at(metric.signal) for each in known.snapshot.counted)
+    measured = (each.measured_at(metric.signal) for each in view.counted)
     newest = max(at for at in measured if at is not None)
-    return _seconds(newest + known.trigger.stale_after + known.trigger.hold_seconds - now)
+    return _seconds(newest + view.trigger.stale_after + view.trigger.hold_seconds - view.now)
 
 
-def _demand(trigger: Trigger, snapshot: Snapshot, now: float) -> told.Demand | None:
-    if trigger.wake_from is None:
+def _demand(view: View) -> told.Demand | None:
+    if view.trigger.wake_from is None:
         return None
-    demand = snapshot.demand
-    missing = snapshot.demand_problem
+    demand = view.snapshot.demand
+    missing = view.snapshot.demand_problem
     if demand is None:
         missing = missing or "not read yet"
-    elif missing is None and snapshot.fresh_demand(now, trigger.stale_after) is None:
+    elif missing is None and view.demand is None:
         missing = "no news"
     return told.Demand(
-        source=trigger.wake_from,
+        source=view.trigger.wake_from,
         requests=None if demand is None else demand.in_flight,
         held_requests=None if demand is None else demand.held,
-        age_seconds=None if demand is None else _seconds(now - demand.at),
+        age_seconds=None if demand is None else _seconds(view.now - demand.at),
         missing=missing,
     )
 
 
-def _replica(known: ReplicaReadings, trigger: Trigger, now: float) -> told.Replica:
-    wanted = {metric.signal for metric in trigger.metrics}
-    wanted |= {signal for signal, _ in trigger.activations}
+def _replica(known: ReplicaReadings, view: View) -> told.Replica:
+    wanted = {metric.signal for metric in view.trigger.metrics}
+    wanted |= {signal for signal, _ in view.trigger.activations}
     return told.Replica(
         name=known.replica.name,
         engine=None if known.engine is None else known.engine.key,
         ready=known.replica.ready,
         terminating=known.replica.terminating,
-        stuck=known.is_stuck(now, trigger.stale_after, trigger.stuck_seconds),
-        readings=tuple(
-            _reading(known, signal, trigger, now) for signal in Signal if signal in wanted
-        ),
+        stuck=any(known is each for each in view.stuck),
+        readings=tuple(_reading(known, signal, view) for signal in Signal if signal in wanted),
     )
 
 
-def _reading(known: ReplicaReadings, signal: Signal, trigger: Trigger, now: float) -> told.Reading:
+def _reading(known: ReplicaReadings, signal: Signal, view: View) -> told.Reading:
     at = known.measured_at(signal)
-    number = _number(known, signal, trigger)
+    number = _number(known, signal, view.trigger)
     missing = None
     if signal in known.lacking:
         number, at, missing = None, None, known.lacking[signal].reason
-    elif at is None or now >= at + trigger.stale_after:
+    elif not _tells(view, known, signal):
         missing = known.problem(signal).removeprefix(f"{known.replica.name}: ")
     elif signal in known.problems:
         missing = known.problems[signal].reason
@@ -372,7 +367,7 @@ def _reading(known: ReplicaReadings, signal: Signal, trigger: Trigger, now: floa
     return told.Reading(
         signal=signal.value,
         value=_shown(number),
-        age_seconds=None if at is None else _seconds(now - at),
+        age_seconds=None if at is None else _seconds(view.now - at),
         missing=missing,
     )
 

@@ -12,8 +12,7 @@ from struct import Struct
 
 from keda_scaler.core.decision import Decision, Reason, Reported, State
 from keda_scaler.core.signals import LATENCIES, Signal
-from keda_scaler.core.snapshot import Snapshot
-from keda_scaler.core.trigger import Trigger
+from keda_scaler.core.view import View
 
 MAX_CHANGES = 40
 """Changes of one target that are kept."""
@@ -67,14 +66,13 @@ class Sample:
     """Each metric per replica, as its target is given; None: it had no value."""
 
 
-def per_replica(signal: Signal, trigger: Trigger, snapshot: Snapshot, number: float) -> float:
+def per_replica(view: View, signal: Signal, number: float) -> float:
     """Make of what a metric reports what its target is compared with."""
-    if trigger.metric_type == "Value" or trigger.by_reports:
+    if view.trigger.metric_type == "Value" or view.trigger.by_reports:
         return number
-    counted = snapshot.counted
     if signal in LATENCIES:
-        return number / max(1, sum(replica.replica.ready for replica in counted))
-    return number / max(1, len(counted))
+        return number / max(1, sum(replica.replica.ready for replica in view.counted))
+    return number / max(1, len(view.counted))
 
 
 class History:
@@ -92,15 +90,15 @@ class History:
         self._row: Struct | None = None
         self._samples: bytearray | None = None
 
-    def record(self, trigger: Trigger, snapshot: Snapshot, decision: Decision, now: float) -> None:
+    def record(self, view: View, decision: Decision) -> None:
         """Take a decision in. Costs next to nothing unless it is another, or a sample is due."""
         code = _CODES[decision.state, decision.reason]
         if code != self._code:
             self._code = code
-            self._change(decision, code, now)
-        if now >= self._due:
-            self._due = (now // SAMPLE_SECONDS + 1) * SAMPLE_SECONDS
-            self._sample(trigger, snapshot, decision, now)
+            self._change(decision, code, view.now)
+        if view.now >= self._due:
+            self._due = (view.now // SAMPLE_SECONDS + 1) * SAMPLE_SECONDS
+            self._sample(view, decision)
 
     @property
     def since(self) -> float | None:
@@ -148,23 +146,22 @@ class History:
         self._changes = kept + _CHANGE.pack(now, code, *counts)
         self._texts = (*self._texts[-(MAX_CHANGES - 1) :], text)
 
-    def _sample(self, trigger: Trigger, snapshot: Snapshot, decision: Decision, now: float) -> None:
-        step = int(now // SAMPLE_SECONDS)
+    def _sample(self, view: View, decision: Decision) -> None:
+        step = int(view.now // SAMPLE_SECONDS)
         signals = tuple(decision.answers)
         if self._samples is None or self._row is None or signals != self._signals:
             self._signals = signals
             self._row = _row(len(signals))
             self._samples = bytearray(self._row.size * MAX_SAMPLES)
             self._newest = step - 1
-        demand = snapshot.fresh_demand(now, trigger.stale_after)
         row = self._row.pack(
             self._code,
-            int(now % SAMPLE_SECONDS),
+            int(view.now % SAMPLE_SECONDS),
             min(decision.wanted, _MOST),
             min(decision.answering, _MOST),
-            math.nan if demand is None else demand.in_flight,
+            math.nan if view.demand is None else view.demand.in_flight,
             *(
-                per_replica(signal, trigger, snapshot, answer.number)
+                per_replica(view, signal, answer.number)
                 if isinstance(answer, Reported)
                 else math.nan
                 for signal, answer in decision.answers.items()

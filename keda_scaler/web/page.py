@@ -4,6 +4,7 @@ It is written here and works without JavaScript; page.js asks for it again every
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -58,10 +59,9 @@ class Pages:
         turns = Turns()
         parts = [listing.counts(query, overview), listing.list_head(overview)]
         for target in page:
-            monotonic, wall = self._api.now()
-            known = target.known()
-            past = samples(known, wall - monotonic)
-            parts.append(listing.list_row(summarise(known, monotonic), past, wall))
+            known, now = target.known(), time.time()
+            past = samples(known, now - known.view.now)
+            parts.append(listing.list_row(summarise(known), past, now))
             await turns.take()
         parts += [listing.list_foot(query, overview), listing.sources(overview.sources)]
         head = listing.filters(query, overview.namespaces)
@@ -73,8 +73,8 @@ class Pages:
         turns = Turns()
         parts: list[Markup] = []
         for target in found:
-            monotonic, wall = self._api.now()
-            parts += detail.target_parts(explain(target.known(), monotonic, wall), wall)
+            now = time.time()
+            parts += detail.target_parts(explain(target.known(), now), now)
             await turns.take()
         namespace, name = found[0].namespace, found[0].name
         head = detail.target_head(namespace, name)

@@ -34,7 +34,6 @@ class TargetsApi:
     def __init__(self, store: Store, access: Access, clock: Clock = time.monotonic) -> None:
         self.overviews = Overviews(store, clock)
         self.access = access
-        self.clock = clock
 
     async def targets(self, request: web.Request) -> web.Response:
         """Give one page of targets, a line each."""
@@ -43,13 +42,13 @@ class TargetsApi:
         turns = Turns()
         summaries = []
         for target in page:
-            summaries.append(summarise(target.known(), self.clock()))
+            summaries.append(summarise(target.known()))
             await turns.take()
         return _json(msgspec.structs.replace(overview, targets=summaries))
 
     async def target(self, request: web.Request) -> web.Response:
         """Explain the targets of one ScaledObject."""
-        return _json(Explained([explain(t.known(), *self.now()) for t in await self.find(request)]))
+        return _json(Explained([explain(t.known(), time.time()) for t in await self.find(request)]))
 
     async def find(self, request: web.Request) -> list[Target]:
         """Find the targets that a request names in its path.
@@ -67,10 +66,6 @@ class TargetsApi:
                 "a ScaledObject of that name in the last minutes\n"
             )
         return found[:MAX_SAME_NAME]
-
-    def now(self) -> tuple[float, float]:
-        """Give the instant, by the monotonic clock and by the wall clock."""
-        return self.clock(), time.time()
 
 
 def parse_query(given: Mapping[str, str]) -> Query:

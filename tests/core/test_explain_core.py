@@ -7,9 +7,7 @@ import msgspec
 import pytest
 
 from keda_scaler.core import told
-from keda_scaler.core.activity import remember
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.decision import decide
 from keda_scaler.core.explain import MAX_REPLICAS, Binding, Known, effective, explain, summarise
 from keda_scaler.core.history import History
 from keda_scaler.core.memory import Memory
@@ -26,8 +24,9 @@ from keda_scaler.core.readings import (
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
-from keda_scaler.core.waking import ask, loaded
-from readings_for_tests import asked, replica, snapshot, trigger
+from keda_scaler.core.view import View
+from keda_scaler.core.waking import ask
+from readings_for_tests import asked, decision_of, remembered, replica, snapshot, trigger
 
 UNIX = 1_700_000_000.0
 WAKE = {"wakeFrom": "epp", "wakeService": "epp"}
@@ -40,21 +39,23 @@ def known(
     """Replay changes as the store does, and once more at `now`."""
     asks = asks or trigger()
     memory, history = Memory(), History()
-    at, snap = events[-1]
-    for at, snap in events:
-        memory = remember(memory, asks, snap, at)
-        decision = decide(asks, snap, memory, at)
-        memory = ask(memory, asks, decision.wanted, loaded(snap), at)
-        history.record(asks, snap, decision, at)
-    decision = decide(asks, snap, memory, at if now is None else now)
-    history.record(asks, snap, decision, at if now is None else now)
-    return Known("models", "llama", asks, snap, memory, decision, history)
+    end = events[-1][0] if now is None else now
+    last = events[0][1]
+    for at, snap in [*events, (end, None)]:
+        if snap is not None:
+            last = snap
+            memory = remembered(memory, asks, last, at)
+        view = View(asks, last, at)
+        decision = decision_of(asks, last, memory, at)
+        memory = ask(memory, view, decision.wanted)
+        history.record(view, decision)
+    return Known("models", "llama", view, memory, decision, history)
 
 
 def explained(
     *events: tuple[float, Snapshot], now: float, asks: Trigger | None = None
 ) -> told.Explanation:
-    return explain(known(*events, now=now, asks=asks), now, UNIX)
+    return explain(known(*events, now=now, asks=asks), UNIX)
 
 
 def bounds(target: told.Explanation) -> list[tuple[str, float | None]]:
@@ -217,7 +218,7 @@ def test_unknown_is_an_error() -> None:
     assert (target.replicas_listed, target.list_age_seconds) == (None, None)
     assert target.replicas_listed_missing == "slices: forbidden"
     assert {(s.per_replica, s.reported, s.held) for s in target.signals} == {(None, None, False)}
-    nothing = summarise(known((0.0, Snapshot())), 0.0)
+    nothing = summarise(known((0.0, Snapshot())))
     assert nothing.replicas_listed_missing == "nothing was read yet"
 
 

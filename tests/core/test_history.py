@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keda_scaler.core.activity import remember
-from keda_scaler.core.decision import Decision, Reason, State, decide
+from keda_scaler.core.decision import Decision, Reason, State
 from keda_scaler.core.history import (
     MAX_CHANGES,
     MAX_SAMPLES,
@@ -21,7 +20,8 @@ from keda_scaler.core.memory import Memory
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import Snapshot
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
-from readings_for_tests import asked, replica, snapshot, trigger
+from keda_scaler.core.view import View
+from readings_for_tests import asked, decision_of, remembered, replica, snapshot, trigger
 
 ASKS = trigger(idleSeconds="0", wakeFrom="epp", wakeService="epp")
 
@@ -31,9 +31,9 @@ def busy(at: float, waiting: float = 2, count: int = 1) -> Snapshot:
     return snapshot(*pods, listed_at=at, demand=asked(waiting, at))
 
 
-def told(known: Snapshot, now: float, asks: Trigger = ASKS) -> Decision:
-    memory = remember(Memory(), asks, known, now)
-    return decide(asks, known, memory, now)
+def seen(known: Snapshot, now: float, asks: Trigger = ASKS) -> tuple[View, Decision]:
+    memory = remembered(Memory(), asks, known, now)
+    return View(asks, known, now), decision_of(asks, known, memory, now)
 
 
 def recorded(
@@ -41,7 +41,7 @@ def recorded(
 ) -> History:
     history = history or History()
     for now, known in snapshots:
-        history.record(ASKS, known, told(known, now), now)
+        history.record(*seen(known, now))
     return history
 
 
@@ -119,7 +119,7 @@ def test_other_signals_begin_anew() -> None:
     """A reload may give a trigger other metrics; changes stay."""
     history = recorded([(0.0, busy(0))])
     other = trigger(targetConcurrency="4")
-    history.record(other, busy(60), told(busy(60), 60.0, other), 60.0)
+    history.record(*seen(busy(60), 60.0, other))
 
     assert [list(sample.values) for sample in history.samples] == [[Signal.CONCURRENCY]]
     assert len(history.changes) == 1
@@ -158,9 +158,12 @@ def test_what_a_target_is_compared_with() -> None:
     """The mean over replicas; of a latency over those that are ready; of a mean itself."""
     known = snapshot(replica("a"), replica("b"), replica("c", ready=False))
 
-    assert per_replica(Signal.QUEUE_DEPTH, ASKS, known, 6.0) == 2.0
-    assert per_replica(Signal.TTFT, ASKS, known, 6.0) == 3.0
-    assert per_replica(Signal.QUEUE_DEPTH, trigger(metricType="Value"), known, 6.0) == 6.0
-    assert per_replica(Signal.QUEUE_DEPTH, ASKS, snapshot(), 6.0) == 6.0
+    def compared(signal: Signal, asks: Trigger = ASKS, known: Snapshot = known) -> float:
+        return per_replica(View(asks, known, 0.0), signal, 6.0)
+
+    assert compared(Signal.QUEUE_DEPTH) == 2.0
+    assert compared(Signal.TTFT) == 3.0
+    assert compared(Signal.QUEUE_DEPTH, trigger(metricType="Value")) == 6.0
+    assert compared(Signal.QUEUE_DEPTH, known=snapshot()) == 6.0
     reports = parse_trigger({"engine": "reports"}, Accepts(reports=True))
-    assert per_replica(Signal.QUEUE_DEPTH, reports, known, 6.0) == 6.0
+    assert compared(Signal.QUEUE_DEPTH, reports) == 6.0
