@@ -7,17 +7,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import msgspec
 import pytest
 import typer
 from aiohttp import web
+from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from keda_scaler import explain as explaining
+from keda_scaler.app import App
 from keda_scaler.core import told
 from keda_scaler.core.readings import Demand, Missing
 from keda_scaler.errors import ExplainError
 from keda_scaler.explain import explain_command, happened
+from keda_scaler.pb import externalscaler_pb2 as pb
+from keda_scaler.pb.externalscaler_pb2_grpc import ExternalScalerStub
+from keda_scaler.settings import load_settings
 from keda_scaler.web.access import Access
 from keda_scaler.web.tokens import Tokens
 from prometheus_server import free_port
@@ -193,6 +199,35 @@ async def test_minutes_are_in_order_and_of_the_same_state() -> None:
     times = [change.unix_seconds for change in told_by]
     assert times == sorted(times, reverse=True)
     assert len(told_by) > len(json.loads(text)["targets"][0]["changes"])
+
+
+async def test_what_keda_asks_about_can_be_explained() -> None:
+    """From the call over gRPC to the command, through the whole scaler; the log says the same."""
+    where = dict.fromkeys(("grpc_address", "http_address"), "127.0.0.1:0")
+    settings = load_settings(where | {"allow_address": ["127.0.0.0/8"]})
+    page = f"http://127.0.0.1:{free_port()}/metrics"
+    ref = pb.ScaledObjectRef(
+        name="llama", namespace="models", scalerMetadata={"endpoints": page, "model": "llama-3"}
+    )
+    with capture_logs() as lines:
+        async with App(settings) as app:
+            channel = grpc.aio.insecure_channel(f"127.0.0.1:{app.grpc_port}")
+            async with channel:
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await ExternalScalerStub(channel).IsActive(ref, timeout=5)
+            address = f"http://127.0.0.1:{app.http_port}"
+            text = await run("models/llama", "--address", address, "--output", "json")
+            said = await run("models/llama", "--address", address)
+
+    (target,) = json.loads(text)["targets"]
+    assert (target["state"], target["reason"]) == ("unknown", "never-known")
+    assert target["trigger"]["endpoints"] == page
+    (line,) = (line for line in lines if line["event"] == "decision")
+    assert {key: line[key] for key in ("state", "reason", "text")} == {
+        key: target[key] for key in ("state", "reason", "text")
+    }
+    assert refused.value.details() == target["text"]
+    assert target["text"] in said
 
 
 async def test_the_command_line_has_it() -> None:

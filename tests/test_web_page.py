@@ -285,6 +285,17 @@ async def test_one_target_says_all_without_scripts() -> None:
     assert "not followed" in missing
 
 
+@pytest.mark.parametrize("path", ["/ui/a/%3Cb%3E", "/targets/a/%3Cb%3E", "/?state=%3Cb%3E"])
+async def test_an_error_is_plain_text(path: str) -> None:
+    """It repeats what was asked for, and no browser takes it for a page."""
+    async with showing() as shown:
+        text, headers = await get(shown.url + path, 400 if "?" in path else 404)
+
+    assert "<b>" in text
+    assert headers["Content-Type"].startswith("text/plain")
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
 def test_a_gap_in_a_plot_is_a_gap() -> None:
     """What was not known, or not sampled, is not drawn."""
     points = [(300.0, 1.0), (240.0, None), (230.0, 1.0), (160.0, 2.0), (0.0, 1.0)]

@@ -1,6 +1,6 @@
 """HTML of one target's page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from markupsafe import Markup
@@ -25,17 +25,21 @@ def target_head(namespace: str, name: str) -> Markup:
     return Markup('<h1><span class="ns">{}</span>{}</h1>').format(namespace, name)
 
 
-def target_parts(target: told.Explanation, now: float) -> list[Markup]:
-    """Write everything of one target; `now` is the wall clock's time, in Unix seconds."""
-    return [
-        _verdict(target),
-        _facts(target),
-        _bounds(target.bound_by),
-        _plots(target, now),
-        _replicas(target),
-        _changes(target.changes),
-        _trigger(target.trigger),
-    ]
+def target_parts(target: told.Explanation, now: float) -> Iterator[Markup]:
+    """Write everything of one target, in small pieces; `now` in Unix seconds."""
+    yield _verdict(target)
+    yield _facts(target)
+    yield _bounds(target.bound_by)
+    yield _plots(target, now)
+    if target.replicas:
+        signals = [reading.signal for reading in target.replicas[0].readings]
+        yield from table("Replicas", ("Replica", "Is", *signals), map(_replica, target.replicas))
+    if target.replicas_left_out:
+        yield Markup('<p class="dim">and {:,} more</p>').format(target.replicas_left_out)
+    heads = ("When", "State", "Reason", "Why", "Wanted", "Answering")
+    if target.changes:
+        yield from table("Changes", heads, map(_change, target.changes))
+    yield _trigger(target.trigger)
 
 
 def _verdict(target: told.Explanation) -> Markup:
@@ -151,26 +155,15 @@ def _figure(
     )
 
 
-def _replicas(target: told.Explanation) -> Markup:
-    if not target.replicas:
-        return Markup("")
-    signals = [reading.signal for reading in target.replicas[0].readings]
-    rows = []
-    for replica in target.replicas:
-        cells = (
-            Markup('<td role="cell" data-head="{}">{}</td>').format(each.signal, _reading(each))
-            for each in replica.readings
-        )
-        rows.append(
-            Markup(
-                '<tr role="row"><th scope="row" role="rowheader">{}</th>'
-                '<td role="cell" data-head="Is">{}</td>{}</tr>'
-            ).format(replica.name, condition(replica), Markup("").join(cells))
-        )
-    more = ""
-    if target.replicas_left_out:
-        more = Markup('<p class="dim">and {:,} more</p>').format(target.replicas_left_out)
-    return table("Replicas", ("Replica", "Is", *signals), rows) + more
+def _replica(replica: told.Replica) -> Markup:
+    cells = (
+        Markup('<td role="cell" data-head="{}">{}</td>').format(each.signal, _reading(each))
+        for each in replica.readings
+    )
+    return Markup(
+        '<tr role="row"><th scope="row" role="rowheader">{}</th>'
+        '<td role="cell" data-head="Is">{}</td>{}</tr>'
+    ).format(replica.name, condition(replica), Markup("").join(cells))
 
 
 def _reading(read: told.Reading) -> Markup:
@@ -178,28 +171,22 @@ def _reading(read: told.Reading) -> Markup:
     return Markup('<span class="{}">{}</span>').format(kind, reading(read))
 
 
-def _changes(changes: Sequence[told.Change]) -> Markup:
-    if not changes:
-        return Markup("")
-    rows = [
-        Markup(
-            '<tr role="row"><th scope="row" role="rowheader" class="num">{} ago</th>'
-            '<td role="cell" data-head="State">{}</td>'
-            '<td role="cell" data-head="Reason">{}</td>'
-            '<td role="cell" data-head="Why" class="why">{}</td>'
-            '<td role="cell" data-head="Wanted" class="num">{}</td>'
-            '<td role="cell" data-head="Answering" class="num">{}</td></tr>'
-        ).format(
-            duration(change.seconds_ago),
-            state_badge(change.state, change.reason),
-            change.reason,
-            change.text,
-            change.replicas_wanted,
-            change.replicas_answering,
-        )
-        for change in changes
-    ]
-    return table("Changes", ("When", "State", "Reason", "Why", "Wanted", "Answering"), rows)
+def _change(change: told.Change) -> Markup:
+    return Markup(
+        '<tr role="row"><th scope="row" role="rowheader" class="num">{} ago</th>'
+        '<td role="cell" data-head="State">{}</td>'
+        '<td role="cell" data-head="Reason">{}</td>'
+        '<td role="cell" data-head="Why" class="why">{}</td>'
+        '<td role="cell" data-head="Wanted" class="num">{}</td>'
+        '<td role="cell" data-head="Answering" class="num">{}</td></tr>'
+    ).format(
+        duration(change.seconds_ago),
+        state_badge(change.state, change.reason),
+        change.reason,
+        change.text,
+        change.replicas_wanted,
+        change.replicas_answering,
+    )
 
 
 def _trigger(keys: Mapping[str, str]) -> Markup:

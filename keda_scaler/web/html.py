@@ -5,7 +5,7 @@ whoever may create a ScaledObject.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from markupsafe import Markup
 
@@ -28,13 +28,15 @@ def document(title: str, head: Markup, live: Iterable[Markup]) -> Markup:
     ).format(title, __version__, head, Markup("").join(live))
 
 
-def table(title: str, heads: Sequence[str], rows: Sequence[Markup]) -> Markup:
-    """Write a table with its title."""
+def table(title: str, heads: Sequence[str], rows: Iterable[Markup]) -> Iterator[Markup]:
+    """Write a table with its title, piece by piece."""
     cells = (Markup('<th scope="col" role="columnheader">{}</th>').format(head) for head in heads)
-    return Markup(
+    yield Markup(
         '<section><h2>{}</h2><table role="table"><thead role="rowgroup"><tr role="row">{}</tr>'
-        '</thead><tbody role="rowgroup">{}</tbody></table></section>'
-    ).format(title, Markup("").join(cells), Markup("").join(rows))
+        '</thead><tbody role="rowgroup">'
+    ).format(title, Markup("").join(cells))
+    yield from rows
+    yield Markup("</tbody></table></section>")
 
 
 def state_badge(state: str, reason: str = "", *, broken: bool = False) -> Markup:

@@ -142,7 +142,7 @@ def sources(found: Sequence[Source]) -> Markup:
         for source in found
     ]
     heads = ("Source", "Targets", "Replicas", "Newest news", "In trouble")
-    return table("Sources", heads, rows)
+    return Markup("").join(table("Sources", heads, rows))
 
 
 def link(query: Query, *, state: State | None = None, offset: int | None = None) -> str:

@@ -74,8 +74,9 @@ class Pages:
         parts: list[Markup] = []
         for target in found:
             now = time.time()
-            parts += detail.target_parts(explain(target.known(), now), now)
-            await turns.take()
+            for part in detail.target_parts(explain(target.known(), now), now):
+                parts.append(part)
+                await turns.take()
         namespace, name = found[0].namespace, found[0].name
         head = detail.target_head(namespace, name)
         return _html(document(f"{namespace}/{name} - keda-scaler", head, parts))

@@ -18,6 +18,9 @@ from keda_scaler.web.overview import DEFAULT_LIMIT, MAX_LIMIT, Overviews, Query
 MAX_SAME_NAME = 20
 """Targets of one ScaledObject that are explained: its triggers, and what they were before."""
 
+PLAIN = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""Headers of what is no page, and must not be taken for one."""
+
 _MAX_OFFSET = 10**6
 
 
@@ -63,7 +66,8 @@ class TargetsApi:
         if not found:
             raise web.HTTPNotFound(
                 text=f"{namespace}/{name} is not followed: KEDA has not asked this scaler about "
-                "a ScaledObject of that name in the last minutes\n"
+                "a ScaledObject of that name in the last minutes\n",
+                headers=PLAIN,
             )
         return found[:MAX_SAME_NAME]
 
@@ -97,12 +101,14 @@ def _whole(given: Mapping[str, str], name: str, default: int, low: int, high: in
 
 
 def _wrong(name: str, got: str, accepted: str) -> web.HTTPBadRequest:
-    return web.HTTPBadRequest(text=f"{name}: got {got[:80]!r}; accepted: {accepted}\n")
+    return web.HTTPBadRequest(
+        text=f"{name}: got {got[:80]!r}; accepted: {accepted}\n", headers=PLAIN
+    )
 
 
 def _json(answer: msgspec.Struct) -> web.Response:
     return web.Response(
         body=msgspec.json.encode(answer),
         content_type="application/json",
-        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
+        headers=PLAIN,
     )
