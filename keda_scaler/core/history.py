@@ -21,7 +21,11 @@ MAX_SAMPLES = 60
 """Samples of one target that are kept: an hour."""
 
 SAMPLE_SECONDS = 60.0
-"""One sample is kept of so many seconds: of the first decision in them."""
+"""One sample is kept of so many seconds: of the first decision in them that is no blink."""
+
+BLINK_SECONDS = 0.05
+"""What lasts no longer is not kept: when the list of replicas changes, what it means without their
+new readings is decided just before what it means with them."""
 
 MAX_TEXT = 200
 """Characters that are kept of a change's text."""
@@ -78,13 +82,24 @@ def per_replica(view: View, signal: Signal, number: float) -> float:
 class History:
     """The history of one target. Takes no memory to speak of until something is recorded."""
 
-    __slots__ = ("_changes", "_code", "_due", "_newest", "_row", "_samples", "_signals", "_texts")
+    __slots__ = (
+        "_changes",
+        "_code",
+        "_due",
+        "_newest",
+        "_row",
+        "_sampled_at",
+        "_samples",
+        "_signals",
+        "_texts",
+    )
 
     def __init__(self) -> None:
         self._code = 0
         self._changes = b""
         self._texts: tuple[str, ...] = ()
         self._due = -math.inf
+        self._sampled_at = -math.inf
         self._newest = 0
         self._signals: tuple[Signal, ...] = ()
         self._row: Struct | None = None
@@ -98,6 +113,8 @@ class History:
             self._change(decision, code, view.now)
         if view.now >= self._due:
             self._due = (view.now // SAMPLE_SECONDS + 1) * SAMPLE_SECONDS
+            self._sampled_at = view.now
+        if view.now <= self._sampled_at + BLINK_SECONDS:
             self._sample(view, decision)
 
     @property
@@ -140,6 +157,11 @@ class History:
         return sum(sys.getsizeof(part) for part in parts if part is not None)
 
     def _change(self, decision: Decision, code: int, now: float) -> None:
+        since = self.since
+        if since is not None and now <= since + BLINK_SECONDS:
+            self._changes, self._texts = self._changes[: -_CHANGE.size], self._texts[:-1]
+            if self._changes and _CHANGE.unpack(self._changes[-_CHANGE.size :])[1] == code:
+                return
         counts = min(decision.wanted, _MOST), min(decision.answering, _MOST)
         text = sys.intern(decision.text[:MAX_TEXT])
         kept = self._changes[-(MAX_CHANGES - 1) * _CHANGE.size :]
@@ -168,7 +190,7 @@ class History:
             ),
         )
         nothing = bytes(len(row))
-        for minute in range(max(self._newest + 1, step - MAX_SAMPLES + 1), step + 1):
+        for minute in range(max(min(self._newest + 1, step), step - MAX_SAMPLES + 1), step + 1):
             at = minute % MAX_SAMPLES * len(row)
             self._samples[at : at + len(row)] = row if minute == step else nothing
         self._newest = step

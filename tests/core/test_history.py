@@ -67,6 +67,29 @@ def test_another_state_or_reason_is_a_change() -> None:
     assert history.since == 15.0
 
 
+def test_a_blink_is_not_kept() -> None:
+    """A list that changes is taken in just before the readings of what is new on it."""
+    new = snapshot(replica("pod-0", 0, at=60), replica("pod-1", None), listed_at=60.0)
+    history = recorded([(0.0, busy(0)), (60.0, new), (60.001, busy(60, 2, count=2))])
+
+    assert [change.at for change in history.changes] == [0.0]
+    assert [sample.answering for sample in history.samples] == [1, 2]
+    recorded([(61.0, new), (61.001, busy(61, 0))], history)
+    assert [(c.at, c.reason) for c in history.changes] == [
+        (0.0, Reason.WORK),
+        (61.001, Reason.PROVEN_IDLE),
+    ]
+    recorded([(120.0, busy(120)), (120.01, busy(120, 0)), (130.0, busy(130, 0))], history)
+    assert [change.at for change in history.changes] == [0.0, 61.001]
+
+
+def test_a_target_may_blink_when_it_is_new() -> None:
+    """Then what it became is its first change."""
+    history = recorded([(0.0, snapshot(replica("a", None))), (0.001, busy(0))])
+
+    assert [(change.at, change.reason) for change in history.changes] == [(0.001, Reason.WORK)]
+
+
 def test_only_the_last_changes_are_kept() -> None:
     """However often a target flaps."""
     history = recorded((float(i), busy(i, i % 2)) for i in range(3 * MAX_CHANGES))
