@@ -18,6 +18,7 @@ from keda_scaler.settings import load_settings
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "manifests" / "examples").glob("*.yaml"))
+TEXT = (ROOT / "docs" / "examples.md").read_text()
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 YAML_BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -158,3 +159,10 @@ def test_yaml_blocks_are_taken(document: Path, block: str) -> None:
         block = yaml.safe_dump({**head, "metadata": {"name": "llama"}, "spec": spec})
 
     check(parse_scaled_object(block), accepts(document.read_text()))
+
+
+def test_the_document_lists_every_example() -> None:
+    """Each file once, also those without KEDA."""
+    listed = re.findall(r"\.\./(manifests/examples/\S+?\.yaml)\)", TEXT)
+
+    assert sorted(listed) == sorted(map(name_of, (ROOT / "manifests/examples").rglob("*.yaml")))
