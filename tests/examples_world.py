@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import importlib
 import json
-import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -43,13 +42,11 @@ def scaled_objects(path: Path) -> list[str]:
 
 
 class World:
-    """A Kubernetes API with Services, and pages behind them, on loopback addresses of its own."""
+    """A Kubernetes API with Services, and pages behind them, on loopback."""
 
     def __init__(self, cluster: SimulatedCluster, exits: contextlib.AsyncExitStack) -> None:
         self._cluster = cluster
         self._exits = exits
-        self._hosts = f"127.{random.randint(1, 250)}.{random.randint(0, 250)}"
-        self._last = 0
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -63,10 +60,8 @@ class World:
         """Say which pods a Service has."""
         self._cluster.put_service(namespace, service, endpoints)
 
-    async def page(self, body: Callable[[], str], port: int = 0) -> tuple[str, int]:
-        """Serve a text under every path, as a pod does; give its address and port."""
-        self._last += 1
-        host = f"{self._hosts}.{self._last}"
+    async def page(self, body: Callable[[], str]) -> int:
+        """Serve a text under every path of 127.0.0.1, as a pod does; give the port."""
 
         async def answer(_: web.Request) -> web.Response:
             return web.Response(text=body())
@@ -76,8 +71,9 @@ class World:
         runner = web.AppRunner(served, access_log=None, shutdown_timeout=0.1)
         self._exits.push_async_callback(runner.cleanup)
         await runner.setup()
-        await web.TCPSite(runner, host, port).start()
-        return host, runner.addresses[0][1]
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port: int = runner.addresses[0][1]
+        return port
 
     async def scaler(self, settings: Settings) -> App:
         """Run the scaler in this world."""

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import re
-import shlex
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +158,7 @@ def settings_of(name: str, **more: Any) -> Settings:
     """Give the settings that the example names, on loopback, reading every second."""
     flags: dict[str, Any] = {"grpc_address": "127.0.0.1:0", "http_address": "127.0.0.1:0"}
     named = re.findall(r"--allow-address (\S+)", path_of(name).read_text())
-    flags["allow_address"] = [*(shlex.split(each)[0] for each in named), "127.0.0.0/8"]
+    flags["allow_address"] = [*named, "127.0.0.0/8"]
     return load_settings(flags | {"defaults": {"pollSeconds": "1"}} | more)
 
 
@@ -176,25 +175,23 @@ async def world() -> AsyncIterator[World]:
 
 
 @contextlib.asynccontextmanager
-async def replicas(world: World, text: str, scene: Scene) -> AsyncIterator[list[SimulatedEngine]]:
+async def replicas(world: World, text: str, scene: Scene) -> AsyncIterator[None]:
     """Put two busy replicas behind the Service of a trigger; they are gone at the end."""
     service = metadata_of(text)["service"]
     async with contextlib.AsyncExitStack() as exits:
-        engines: list[SimulatedEngine] = []
         endpoints = []
         for number in range(2):
             if scene.page is None:
                 engine = await exits.enter_async_context(SimulatedEngine(LLAMA))
                 engine.submit_all(LOAD, scene.requests)
-                engines.append(engine)
-                host, port = "127.0.0.1", engine.port
+                port = engine.port
             else:
                 body = (CAPTURES / f"{scene.page}.prom").read_text() + MEMORY
-                host, port = await world.page(lambda body=body: body)  # type: ignore[misc]
-            pod = SimulatedEndpoint(host, f"{service}-{number}", port, scene.port_name)
+                port = await world.page(lambda body=body: body)  # type: ignore[misc]
+            pod = SimulatedEndpoint("127.0.0.1", f"{service}-{number}", port, scene.port_name)
             endpoints.append(pod)
         world.put(service, endpoints, "models")
-        yield engines
+        yield
         world.put(service, [], "models")
 
 
@@ -210,22 +207,26 @@ def test_every_example_is_played() -> None:
     assert names == SCENES.keys() | ELSEWHERE | PROMETHEUS
 
 
-async def gateway_of(world: World, text: str, scene: Scene) -> list[int]:
-    """Serve the gateway's page; what is in the list is the number of requests on it."""
+async def in_front(world: World, text: str, scene: Scene) -> tuple[str, list[int]]:
+    """Serve the gateway's page; give the ScaledObject with the page's port in place of its own.
+
+    What is in the list is the number of requests on the page.
+    """
     requests = [0]
-    if scene.gateway is not None:
-        keys, page = metadata_of(text), scene.gateway
-        service, _, namespace = keys["wakeService"].partition(".")
-        host, port = await world.page(lambda: page(requests[0]), int(keys.get("wakePort", "0")))
-        world.put(service, [SimulatedEndpoint(host, "gateway-0", port)], namespace or "models")
-    return requests
+    if scene.gateway is None:
+        return text, requests
+    page, keys = scene.gateway, metadata_of(text)
+    service, _, namespace = keys["wakeService"].partition(".")
+    port = await world.page(lambda: page(requests[0]))
+    world.put(service, [SimulatedEndpoint("127.0.0.1", "gateway-0", port)], namespace or "models")
+    return re.sub(r"(wakePort: ).*", rf"\g<1>'{port}'", text), requests
 
 
 @pytest.mark.parametrize("name", SCENES)
 async def test_an_example_counts_the_load(name: str, world: World, tmp_path: Path) -> None:
     """Two busy replicas are read as the comments say, and the HPA would add the right number."""
-    scene, text = SCENES[name], text_of(name)
-    await gateway_of(world, text, scene)
+    scene = SCENES[name]
+    text, _ = await in_front(world, text_of(name), scene)
     async with replicas(world, text, scene):
         app = await world.scaler(settings_of(name))
         report = await until(is_read(scene.totals), text, app, tmp_path, "--replicas", "2")
@@ -238,8 +239,8 @@ async def test_an_example_counts_the_load(name: str, world: World, tmp_path: Pat
 @pytest.mark.parametrize("name", [name for name, scene in SCENES.items() if scene.gateway])
 async def test_one_request_wakes_an_example(name: str, world: World, tmp_path: Path) -> None:
     """Idle with no replica and a silent gateway; one request there makes it active."""
-    scene, text = SCENES[name], text_of(name)
-    requests = await gateway_of(world, text, scene)
+    scene = SCENES[name]
+    text, requests = await in_front(world, text_of(name), scene)
     world.put(metadata_of(text)["service"], [], "models")
     app = await world.scaler(settings_of(name))
     await until(lambda found: found["verdict"] == "idle", text, app, tmp_path)

@@ -93,10 +93,10 @@ async def test_models_share_a_prometheus(prometheus: PrometheusProcess, tmp_path
         busy("llama", 12) as two,
         busy("qwen", 14) as three,
     ):
-        host, port = await world.page(lambda: gateway(requests[0]))
+        front = f"127.0.0.1:{await world.page(lambda: gateway(requests[0]))}"
         pods = {one: "llama-0", two: "llama-1", three: "qwen-0"}
         prometheus.scrape("pods", "models", pods, called="vllm")
-        prometheus.scrape("services", "models", {f"{host}:{port}": "gateway-0"})
+        prometheus.scrape("services", "models", {front: "gateway-0"})
         await asyncio.to_thread(prometheus.wait_scraped)
         app = await world.scaler(settings(prometheus))
 
@@ -217,8 +217,8 @@ async def test_the_adapter_finds_what_the_exporter_publishes(
 ) -> None:
     """Every rule gives each pod its own number, and the HPA names nothing else."""
     async with World.made() as world, busy("llama", 12) as engine, exporter(engine) as exported:
-        host, port = await world.page(device_page)
-        pods = {exported: "llama-0", f"{host}:{port}": "triton-0"}
+        device = f"127.0.0.1:{await world.page(device_page)}"
+        pods = {exported: "llama-0", device: "triton-0"}
         prometheus.scrape("pods", "apart", pods)
         await asyncio.to_thread(prometheus.wait_scraped)
         async with asyncio.timeout(20):

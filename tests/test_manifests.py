@@ -77,6 +77,8 @@ def test_an_example_that_may_sleep_can_wake(path: Path) -> None:
         scaled_object = parse_scaled_object(each)
         sleeps = 0 in {scaled_object.min_replica_count, scaled_object.idle_replica_count}
 
+        for trigger in check(scaled_object, accepts(path.read_text())):
+            assert trigger.cold_start_seconds <= scaled_object.cooldown_period, "docs/keda.md"
         assert any(can_wake(trigger) for trigger in scaled_object.triggers) or not sleeps
         assert scaled_object.fallback is None or scaled_object.fallback.replicas > 0
 
