@@ -39,12 +39,14 @@ def test_a_workflow_is_bounded_and_may_do_little(path: Path) -> None:
 
 @every
 def test_what_a_workflow_calls_is_there(path: Path) -> None:
-    """Verbs of the Makefile, and scripts that the shell can read."""
+    """Verbs of the Makefile, the chart's folder, and scripts that the shell can read."""
     verbs = set(re.findall(r"^([a-z0-9]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     called = re.findall(r"\bmake (?:--silent )?([a-z0-9]+)", scripts(path))
 
     assert called
     assert set(called) <= verbs
+    for chart in re.findall(r"helm package (\S+)", scripts(path)):
+        assert (ROOT / chart / "Chart.yaml").exists()
     subprocess.run(["bash", "-n"], input=scripts(path), text=True, check=True, timeout=10)
 
 
