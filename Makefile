@@ -45,9 +45,10 @@ bench: $(VENV)/dev tools  ## everything that docs/performance.md tells, beside b
 	$(BIN)/python benchmarks/fleet.py
 	$(BIN)/python benchmarks/flood.py
 
-docs: $(VENV)/dev  ## write docs/engines.md, docs/gateways.md and the tables of docs/faults.md
+docs: $(VENV)/dev  ## write docs/engines.md, docs/gateways.md, docs/metrics.md and the tables of docs/faults.md
 	tools/render-engines
 	tools/render-gateways
+	tools/render-metrics
 	tools/render-faults
 
 proto: $(VENV)/dev  ## generate keda_scaler/pb
