@@ -13,6 +13,7 @@ import structlog
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
@@ -126,6 +127,10 @@ class Telemetry:
         self._reloads = Counter(reloads.name, reloads.text, reloads.labels, registry=self.registry)
         for result in ("ok", "error"):  # an alert needs the 0 before the 1
             self._reloads.labels(result)
+        self._reload_ok = Gauge(
+            families.RELOAD_OK.name, families.RELOAD_OK.text, registry=self.registry
+        )
+        self._reload_ok.set(1)
 
     def watch(self, store: Store) -> None:
         """Show the targets of a store."""
@@ -142,8 +147,10 @@ class Telemetry:
         self._reads.labels(source, result).observe(seconds)
 
     def reloaded(self, result: str) -> None:
-        """Count settings that were read again: result is `ok` or `error`."""
-        self._reloads.labels(result).inc()
+        """Count settings that were read again: result is `ok`, `error`, or `unchanged`."""
+        if result != "unchanged":
+            self._reloads.labels(result).inc()
+        self._reload_ok.set(result != "error")
 
     def decided(self, target: Target, before: Decision | None, decision: Decision) -> None:
         """Log a decision whose state or reason changed: one line with the reason."""

@@ -51,7 +51,9 @@ class Calls(Collector):
             families.RPCS.name, families.RPCS.text, labels=families.RPCS.labels
         )
         seconds = HistogramMetricFamily(
-            families.RPC_DURATIONS.name, families.RPC_DURATIONS.text, labels=families.RPC_DURATIONS.labels
+            families.RPC_DURATIONS.name,
+            families.RPC_DURATIONS.text,
+            labels=families.RPC_DURATIONS.labels,
         )
         bounds = [*map(str, BOUNDS), "+Inf"]
         for labels, durations in sorted(self._unary.items()):

@@ -83,6 +83,13 @@ RELOADS = Family(
     "Settings that changed while the scaler ran, by whether they were taken up: ok or error.",
     "2",
 )
+RELOAD_OK = Family(
+    "keda_scaler_settings_last_reload_ok",
+    "gauge",
+    (),
+    "0: the settings file is wrong, and the settings before it are in use. Else 1.",
+    "1",
+)
 FORGOTTEN = Family(
     "keda_scaler_targets_forgotten_total",
     "counter",
@@ -236,6 +243,7 @@ OF_SCALER = (
     READS,
     DECISIONS,
     RELOADS,
+    RELOAD_OK,
     FORGOTTEN,
     TARGETS,
     STUCK,
