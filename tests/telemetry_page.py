@@ -4,7 +4,7 @@ import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import grpc
@@ -92,7 +92,10 @@ async def real_page() -> str:
         }
         for ref in refs.values():
             await ask(stub, ref)
-        streams = [stub.StreamIsActive(refs["busy"]), stub.StreamMetricSpec(refs["busy"])]
+        streams: list[Any] = [
+            stub.StreamIsActive(refs["busy"]),
+            stub.StreamMetricSpec(refs["busy"]),
+        ]
         for stream in streams:
             await stream.read()
         async with session.get(f"http://127.0.0.1:{app.http_port}/metrics") as answer:

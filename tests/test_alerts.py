@@ -123,7 +123,7 @@ def test_every_label_that_is_selected_by_is_one_of_the_metric() -> None:
     for query in queries():
         for selector in selectors(query):
             used = {matcher.name for matcher in selector.matchers.matchers}
-            assert used <= labels.get(selector.name, FROM_PROMETHEUS), query
+            assert used <= labels.get(selector.name or "", FROM_PROMETHEUS), query
 
 
 # Alerts
