@@ -43,13 +43,11 @@ bench: $(VENV)/dev tools  ## everything that docs/performance.md tells, beside b
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/fleet.py
+	$(BIN)/python benchmarks/hanging.py
 	$(BIN)/python benchmarks/flood.py
 
-docs: $(VENV)/dev  ## write docs/engines.md, docs/gateways.md, docs/metrics.md and the tables of docs/faults.md
-	tools/render-engines
-	tools/render-gateways
-	tools/render-metrics
-	tools/render-faults
+docs: $(VENV)/dev tools  ## write what is made from code: of docs/, of the chart, manifests/install.yaml
+	for each in tools/render-*; do $$each || exit 1; done
 
 proto: $(VENV)/dev  ## generate keda_scaler/pb
 	$(BIN)/python -m grpc_tools.protoc --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. $(PROTO_FLAGS)
@@ -59,13 +57,16 @@ lock: $(VENV)/dev  ## pin requirements/, with hashes
 	$(COMPILE) --extra dev -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
 	$(COMPILE) -c requirements/dev.txt requirements/build.in -o requirements/build.txt
 
-tools: .cache/tools/bin/prometheus .cache/tools/bin/redis-server  ## fetch what tests use beside Python
+tools: .cache/tools/bin/prometheus .cache/tools/bin/redis-server .cache/tools/bin/helm  ## fetch what tests use beside Python
 
 .cache/tools/bin/prometheus: tools/fetch-prometheus
 	tools/fetch-prometheus $@
 
 .cache/tools/bin/redis-server: tools/fetch-redis
 	tools/fetch-redis $@
+
+.cache/tools/bin/helm: tools/fetch-helm | $(VENV)/dev
+	tools/fetch-helm $@
 
 $(VENV)/runtime: requirements/runtime.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

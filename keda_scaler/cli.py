@@ -30,6 +30,7 @@ _ELSEWHERE = {
     "probe": ("keda_scaler.probe", "probe_command"),
     "exporter": ("keda_scaler.exporter.command", "exporter_command"),
     "demo": ("keda_scaler.demo.command", "demo_command"),
+    "lint": ("keda_scaler.lint.command", "lint_command"),
 }
 """Commands with modules of their own, which take time and memory that `serve` has no use for."""
 
@@ -142,10 +143,12 @@ def _command() -> str:
 def main() -> None:
     """Run the command line; exit code 1 for what is wrong with the command or the settings.
 
-    For a wrong command the default is 2, which of `probe` means that the answer is unknown.
+    For a wrong command the default is 2, which of `probe` means that the answer is unknown. `lint`
+    keeps it, because there 1 means findings.
     """
-    usage_error: Any = typer.BadParameter.__base__  # typer does not export it
-    usage_error.exit_code = 1
+    if sys.argv[1:2] != ["lint"]:
+        usage_error: Any = typer.BadParameter.__base__  # typer does not export it
+        usage_error.exit_code = 1
     if sys.argv[1:2] != ["serve"]:
         for name, (module, command) in _ELSEWHERE.items():
             app.command(name)(getattr(importlib.import_module(module), command))

@@ -77,6 +77,8 @@ class PrometheusSettings(BaseModel):
     username: str | None = None
     password_file: Path | None = None
     ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
 
     @field_validator("url")
     @classmethod
@@ -90,6 +92,12 @@ class PrometheusSettings(BaseModel):
             raise ValueError("username and password_file go together")
         if self.username is not None and self.bearer_token_file is not None:
             raise ValueError("give bearer_token_file or username, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_certificate(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file go together")
         return self
 
 

@@ -11,15 +11,17 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
-from keda_scaler.core.activity import remember
+from msgspec.structs import replace
+
+from keda_scaler.core.activity import Verdict, judge, remember
 from keda_scaler.core.decision import Decision, State, decide
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Demand, Engine, Missing, Readings, Replica
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
 from keda_scaler.core.trigger import Trigger
-from keda_scaler.core.waking import ask, loaded
+from keda_scaler.core.view import View
+from keda_scaler.core.waking import ask
 from keda_scaler.errors import TooManyTargetsError, TriggerError
 from keda_scaler.sources.sink import Answer, Clock
 
@@ -241,7 +243,8 @@ class Target:
             return
         self.trigger = trigger
         self.rendered = self.specs = self._paired = self._decision = None
-        self._memory = remember(self._memory, trigger, self.snapshot, self._clock())
+        view = View(trigger, self.snapshot, self._clock())
+        self._memory = remember(self._memory, view, judge(view))
 
     def close(self) -> None:
         """Stop the timer, and wake those who wait."""
@@ -270,29 +273,32 @@ class Target:
     def _update(self) -> None:
         """Take a change of the readings in."""
         self._forget_soon()
-        self._updated_at = self._clock()
+        self._updated_at = now = self._clock()
         snapshot = self.snapshot
-        self._memory = remember(self._memory, self.trigger, snapshot, self._clock())
+        view = View(self.trigger, snapshot, now)
+        verdict = judge(view)
+        self._memory = remember(self._memory, view, verdict)
         tried = self._problem is not None or self._listed_at is not None
         if self.trigger.wake_from is not None:
             tried = tried and not (self._demand is None and self._demand_problem is None)
         if tried and all(known.was_tried for known in snapshot.replicas):
             self.first_reading.set()
-        self._decide(snapshot)
+        self._decide(view, verdict)
 
     def _decision_at(self, now: float) -> Decision:
         if self._update_soon is not None:
             self._update()
         decision = self._decision
-        return self._decide() if decision is None or now >= decision.until else decision
+        return self._decide_anew() if decision is None or now >= decision.until else decision
 
-    def _decide(self, snapshot: Snapshot | None = None) -> Decision:
-        now = self._clock()
-        snapshot = snapshot or self.snapshot
-        decision = decide(self.trigger, snapshot, self._memory, now)
-        self._decision = decision
-        ready = loaded(snapshot)
-        self._memory = ask(self._memory, self.trigger, decision.wanted, ready, now)
+    def _decide_anew(self) -> Decision:
+        """Decide although nothing was read."""
+        view = View(self.trigger, self.snapshot, self._clock())
+        return self._decide(view, judge(view))
+
+    def _decide(self, view: View, verdict: Verdict) -> Decision:
+        self._decision = decision = decide(view, self._memory, verdict)
+        self._memory = ask(self._memory, view, decision.wanted)
         self._ring_at(decision.until)
         if decision.state is not State.UNKNOWN:
             self.first_reading.set()
@@ -323,7 +329,7 @@ class Target:
         self._timer = None
         decision = self._decision
         if decision is None or self._clock() >= decision.until:
-            self._decide()
+            self._decide_anew()
         else:
             self._ring_at(decision.until)
 

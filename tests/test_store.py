@@ -336,7 +336,7 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     times: list[float] = []
 
     def counting(*given: Any) -> Decision:
-        times.append(given[-1])
+        times.append(given[0].now)
         return decide(*given)
 
     monkeypatch.setattr(store, "decide", counting)
