@@ -103,6 +103,12 @@ class Target:
         )
 
     @property
+    def idle_at(self) -> float | None:
+        """When idleness is proven, if it stays as it is, in monotonic seconds; None: no proof."""
+        since = self._memory.idle_since
+        return None if since is None else since + self.trigger.idle_seconds
+
+    @property
     def is_waking(self) -> bool:
         """See `WakeSink.is_waking`."""
         return not self.decision().answering
@@ -355,13 +361,15 @@ class Store:
         self._targets: dict[Key, tuple[Target, Callable[[], None]]] = {}
         self.made = 0
         """Targets that there have been so far."""
+        self.forgotten = 0
+        """Targets that were dropped because nobody asked about them."""
 
     def __len__(self) -> int:
         return len(self._targets)
 
-    def decisions(self) -> list[Decision]:
-        """Give the decision of every target."""
-        return [target.decision() for target, _ in self._targets.values()]
+    def targets(self) -> list[tuple[Key, Target]]:
+        """Give every target with its key."""
+        return [(key, target) for key, (target, _) in self._targets.items()]
 
     def find(self, key: Key) -> Target | None:
         """Find a target that is followed; None: it is not."""
@@ -397,6 +405,7 @@ class Store:
         for key, (target, stop) in list(self._targets.items()):
             if not target.streams and now >= target.asked_at + FORGET_SECONDS:
                 del self._targets[key]
+                self.forgotten += 1
                 stop()
                 target.close()
 
