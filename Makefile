@@ -5,13 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PROTO_FLAGS := -Ikeda_scaler/pb=protos keda_scaler/pb/externalscaler.proto keda_scaler/pb/podresources.proto
+DOCKER ?= docker
+IMAGE ?= keda-scaler
+BASE ?= $(shell sed -n 's/^ARG BASE=//p' Dockerfile)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' keda_scaler/__init__.py)
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cache/tools/bin:$(PATH)
 
-.PHONY: help run demo test check fmt bench docs pictures proto lock tools clean
+.PHONY: help run demo test check fmt bench docs pictures proto lock tools wheel version image e2e clean
 
 help:  ## list the verbs
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
 
 run: $(VENV)/runtime  ## install, and run the scaler with its embedded simulated engine
 	@exec $(BIN)/keda-scaler serve --demo
@@ -74,6 +78,19 @@ tools: .cache/tools/bin/prometheus .cache/tools/bin/redis-server .cache/tools/bi
 
 .cache/tools/bin/helm: tools/fetch-helm | $(VENV)/dev
 	tools/fetch-helm $@
+
+wheel: $(VENV)/dev  ## build dist/keda_scaler-VERSION-py3-none-any.whl
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+
+version:  ## print the version
+	@echo $(VERSION)
+
+image:  ## build the image keda-scaler:VERSION; needs docker, or DOCKER=podman
+	$(DOCKER) build --build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$(shell git rev-parse HEAD) --tag $(IMAGE):$(VERSION) .
+
+e2e: $(VENV)/dev  ## scale from 0 to N and back in the cluster of KUBECONFIG; see tests/e2e/README.md
+	$(BIN)/pytest -c tests/e2e/pytest.ini tests/e2e
 
 $(VENV)/runtime: requirements/runtime.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -93,7 +93,7 @@ class App:
         exits.push_async_callback(self._unsupervise, self._supervisors)
         store = Store(self._follow_by(settings), telemetry.decided, time.monotonic)
         exits.callback(store.close)
-        telemetry.count_targets(store.decisions)
+        telemetry.watch(store)
         if settings.demo:
             await exits.enter_async_context(embedded_engine())
         exits.push_async_callback(_cancel, asyncio.create_task(_sweep(store), name="sweep"))

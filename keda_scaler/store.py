@@ -21,6 +21,7 @@ from keda_scaler.core.explain import Known
 from keda_scaler.core.history import History
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Demand, Engine, Missing, Readings, Replica
+from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.core.view import View
@@ -128,15 +129,24 @@ class Target:
 
     def health(self) -> Health:
         """Say how what it is read from is doing; cheap, whatever its replicas are."""
-        demand = self._demand
+        demand, listed_at = self._demand, self._listed_at
+        if listed_at == math.inf:  # a list that never changes is no news
+            measured = (r.measured_at(Signal.CONCURRENCY) for r in self._replicas.values())
+            listed_at = max((at for at in measured if at is not None), default=None)
         return Health(
-            self._listed_at,
+            listed_at,
             self._problem,
             len(self._replicas),
             self.decision().answering,
             None if demand is None else demand.at,
             self._demand_problem,
         )
+
+    @property
+    def idle_at(self) -> float | None:
+        """When idleness is proven, if it stays as it is, in monotonic seconds; None: no proof."""
+        since = self._memory.idle_since
+        return None if since is None else since + self.trigger.idle_seconds
 
     @property
     def is_waking(self) -> bool:
@@ -393,17 +403,15 @@ class Store:
         self._targets: dict[Key, tuple[Target, Callable[[], None]]] = {}
         self.made = 0
         """Targets that there have been so far."""
+        self.forgotten = 0
+        """Targets that were dropped because nobody asked about them."""
 
     def __len__(self) -> int:
         return len(self._targets)
 
-    def decisions(self) -> list[Decision]:
-        """Give the decision of every target."""
-        return [target.decision() for target, _ in self._targets.values()]
-
-    def targets(self) -> list[Target]:
-        """Give every target, in no order."""
-        return [target for target, _ in self._targets.values()]
+    def targets(self) -> list[tuple[Key, Target]]:
+        """Give every target with its key."""
+        return [(key, target) for key, (target, _) in self._targets.items()]
 
     def named(self, namespace: str, name: str) -> list[Target]:
         """Find the targets of a ScaledObject: one for each metadata that KEDA asks about."""
@@ -447,6 +455,7 @@ class Store:
         for key, (target, stop) in list(self._targets.items()):
             if not target.streams and now >= target.asked_at + FORGET_SECONDS:
                 del self._targets[key]
+                self.forgotten += 1
                 stop()
                 target.close()
 

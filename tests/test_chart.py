@@ -90,7 +90,8 @@ def test_objects_of_other_operators() -> None:
     monitor = render("monitoring").one("PodMonitor")
     assert monitor["metadata"]["labels"]["release"] == "kube-prometheus-stack"
     assert monitor["spec"]["selector"]["matchLabels"] == OURS | component("scaler")
-    assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "http", "interval": "15s"}]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint == {"port": "http", "interval": "15s", "honorLabels": True}
 
     exporter = render("exporter").one("PodMonitor", "-exporter")
     assert exporter["spec"]["selector"]["matchLabels"] == OURS | component("exporter")

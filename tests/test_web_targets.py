@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import math
 import time
 from typing import Any
 
 import pytest
 
-from keda_scaler.core.readings import Demand, Missing
+from keda_scaler.core.readings import Demand, Missing, Replica, Value
+from keda_scaler.core.signals import Signal
 from keda_scaler.web.overview import MAX_LIMIT, MAX_SOURCES
 from shown_targets import Shown, get, showing
 
@@ -121,6 +123,23 @@ async def test_sources_and_how_they_do() -> None:
             "trouble": "timeout",
         },
     }
+
+
+async def test_a_list_that_never_changes_is_no_news() -> None:
+    """Of static endpoints the newest news is the newest reading."""
+    async with showing() as shown:
+        target = shown.target()
+        target.listed([Replica("a"), Replica("b")], math.inf)
+        unread = await read(shown, "/targets")
+        target.read("a", {Signal.CONCURRENCY: Value(1, shown.clock.now)})
+        shown.clock.now += 7
+        answer = await read(shown, "/targets")
+        one = await read(shown, "/targets/models/llama")
+
+    (before,), (after,) = unread["sources"], answer["sources"]
+    assert (before["newestSeconds"], before["trouble"]) == (None, "not read yet")
+    assert (after["newestSeconds"], after["trouble"]) == (7.0, None)
+    assert one["targets"][0]["listAgeSeconds"] == 0.0
 
 
 async def test_sources_are_bounded() -> None:

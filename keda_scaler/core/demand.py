@@ -29,6 +29,8 @@ MAX_LATENCY_RATIO = 2.0
 """A latency asks for at most this many times the ready replicas at once: twice the replicas seldom
 means half the latency, and the next window shows what they did."""
 
+CAPPED = "capped"
+"""What the text begins with of a metric that reports less than it would, because replicas load."""
 
 _REQUESTS = frozenset({Signal.QUEUE_DEPTH, Signal.CONCURRENCY})
 """Signals that what a gateway holds adds to."""
@@ -63,7 +65,7 @@ def report(metric: Metric, view: View, memory: Memory) -> Report | Missing:
     most = most if trigger.metric_type == "AverageValue" else most / max(1, listed)
     if reported.number <= most:
         return Report(min(reported.number, MAX_VALUE * 0.999), reported.text)
-    text = f"capped: would be {reported.number:.3g}, but replicas that were asked for still load"
+    text = f"{CAPPED}: would be {reported.number:.3g}, but replicas that were asked for still load"
     return Report(min(most, MAX_VALUE * 0.999), text)
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from keda_scaler.core import told
 from keda_scaler.core.decision import Decision, Held, Reason, Reported, State
-from keda_scaler.core.demand import MAX_LATENCY_RATIO, MIN_OBSERVATIONS, replicas_for
+from keda_scaler.core.demand import CAPPED, MAX_LATENCY_RATIO, MIN_OBSERVATIONS, replicas_for
 from keda_scaler.core.history import History, per_replica
 from keda_scaler.core.matchers import Matcher
 from keda_scaler.core.memory import Memory
@@ -293,7 +293,7 @@ def _bound_metric(known: Known, metric: Metric, signal: told.Signal) -> Iterator
         text = f"{name} asks for the most, {signal.asks_for_replicas:.3g} replicas"
         yield told.Bound(what=Binding.SIGNAL, text=text)
     most = ceiling(view, known.memory)
-    if signal.note.startswith("capped"):
+    if signal.note.startswith(CAPPED):
         text = f"{name} asks for at most {most:g} replicas until those that were asked for answer"
         yield told.Bound(what=Binding.PENDING_LIMIT, text=text)
     number = signal.per_replica or 0.0

@@ -122,7 +122,7 @@ class Overviews:
             turns = Turns()
             found = _Look()
             runs: list[list[Target]] = [[]]
-            for target in self._store.targets():
+            for _, target in self._store.targets():
                 if ANY in visible or target.namespace in visible:
                     if self._take(target, query, found):
                         runs[-1].append(target)
