@@ -285,6 +285,20 @@ async def test_one_target_says_all_without_scripts() -> None:
     assert "not followed" in missing
 
 
+async def test_triggers_of_one_scaled_object_are_told_apart() -> None:
+    """Each with all of its own."""
+    async with showing() as shown:
+        shown.target(targetConcurrency="7")
+        shown.target(prometheus="main")
+        html, _ = await get(shown.url + "/ui/models/llama")
+
+    read = Read(html)
+    assert "Trigger 1 of 2" in read.text
+    assert "Trigger 2 of 2" in read.text
+    identifiers = [value for name, value in read.attributes if name == "id"]
+    assert len(identifiers) == len(set(identifiers))
+
+
 @pytest.mark.parametrize("path", ["/ui/a/%3Cb%3E", "/targets/a/%3Cb%3E", "/?state=%3Cb%3E"])
 async def test_an_error_is_plain_text(path: str) -> None:
     """It repeats what was asked for, and no browser takes it for a page."""

@@ -25,8 +25,15 @@ def target_head(namespace: str, name: str) -> Markup:
     return Markup('<h1><span class="ns">{}</span>{}</h1>').format(namespace, name)
 
 
-def target_parts(target: told.Explanation, now: float) -> Iterator[Markup]:
-    """Write everything of one target, in small pieces; `now` in Unix seconds."""
+def target_parts(
+    target: told.Explanation, now: float, number: int = 1, of: int = 1
+) -> Iterator[Markup]:
+    """Write everything of one target, in small pieces; `now` in Unix seconds.
+
+    A ScaledObject may have several triggers of ours: this is the target of that `number`.
+    """
+    if of > 1:
+        yield Markup("<h2>Trigger {} of {}</h2>").format(number, of)
     yield _verdict(target)
     yield _facts(target)
     yield _bounds(target.bound_by)
@@ -39,7 +46,7 @@ def target_parts(target: told.Explanation, now: float) -> Iterator[Markup]:
     heads = ("When", "State", "Reason", "Why", "Wanted", "Answering")
     if target.changes:
         yield from table("Changes", heads, map(_change, target.changes))
-    yield _trigger(target.trigger)
+    yield _trigger(target.trigger, number)
 
 
 def _verdict(target: told.Explanation) -> Markup:
@@ -189,12 +196,12 @@ def _change(change: told.Change) -> Markup:
     )
 
 
-def _trigger(keys: Mapping[str, str]) -> Markup:
+def _trigger(keys: Mapping[str, str], number: int) -> Markup:
     items = (
         Markup("<div><dt>{}</dt><dd><code>{}</code></dd></div>").format(key, value)
         for key, value in keys.items()
     )
     return Markup(
-        '<details id="trigger"><summary>Trigger, with its defaults</summary>'
+        '<details id="trigger-{}"><summary>Trigger, with its defaults</summary>'
         '<dl class="facts">{}</dl></details>'
-    ).format(Markup("").join(items))
+    ).format(number, Markup("").join(items))

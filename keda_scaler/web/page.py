@@ -72,9 +72,10 @@ class Pages:
         found = await self._api.find(request)
         turns = Turns()
         parts: list[Markup] = []
-        for target in found:
+        for number, target in enumerate(found, 1):
             now = time.time()
-            for part in detail.target_parts(explain(target.known(), now), now):
+            explained = explain(target.known(), now)
+            for part in detail.target_parts(explained, now, number, len(found)):
                 parts.append(part)
                 await turns.take()
         namespace, name = found[0].namespace, found[0].name
