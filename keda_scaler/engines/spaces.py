@@ -48,6 +48,9 @@ class Space:
         self.jobs: defaultdict[Part, dict[str, bool]] = defaultdict(dict)
         """The jobs that scrape a part, and whether the last scrape of each went well."""
 
+        self.scrapes: list[Sample] = []
+        """The samples of `up` themselves."""
+
         self._namespace = namespace
         self._engine_names = tuple(engine_names)
         self._concerned: defaultdict[tuple[str, str | None], dict[Part, None]] = defaultdict(dict)
@@ -73,6 +76,7 @@ class Space:
 
     def add_scrape(self, sample: Sample) -> None:
         """Take a sample of `up` in."""
+        self.scrapes.append(sample)
         known = self.jobs[Part.of(sample.labels)]
         job = sample.labels.get("job", "")
         known[job] = sample.number == 1 or known.get(job, False)

@@ -30,6 +30,9 @@ QUERY_SECONDS = 10.0
 MAX_IN_FLIGHT = 4
 """Queries that one Prometheus works on for us at a time; further ones wait."""
 
+MAX_OWN_IN_FLIGHT = 2
+"""Own queries of triggers among them: slow ones must not keep everybody else waiting."""
+
 MAX_SECRET_BYTES = 64 * 2**10
 """Read of a file with a credential; a service account's token is about 1 KiB."""
 
@@ -136,6 +139,7 @@ class Prometheus:
         self._closed = False
         self._calls: set[_Call] = set()
         self._idle: list[Client] = []
+        self._own = asyncio.Semaphore(MAX_OWN_IN_FLIGHT)
         self._threads = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="prometheus")
 
     async def pin(self) -> Pin:
@@ -157,14 +161,36 @@ class Prometheus:
             self._pin = Pin(unix, at, newest=found[0].number, skew=skew)
         return self._pin
 
-    async def query(self, promql: str, unix: float | None = None) -> list[Series]:
+    async def query_own(self, promql: str, unix: float, lookback: float) -> list[Series]:
+        """Evaluate a trigger's own query on samples of the last `lookback` seconds before `unix`.
+
+        Without that Prometheus takes samples of five minutes ago for those of now. What speaks its
+        API and does not know the parameter does so all the same.
+
+        Raises:
+            SourceError: likewise.
+
+        """
+        try:
+            async with asyncio.timeout(self._query_seconds):
+                await self._own.acquire()
+        except TimeoutError:
+            raise SourceError("Prometheus is busy with other own queries of triggers") from None
+        try:
+            return await self.query(promql, unix, lookback_delta=f"{lookback:g}")
+        finally:
+            self._own.release()
+
+    async def query(self, promql: str, unix: float | None = None, **more: str) -> list[Series]:
         """Evaluate a query, at `unix` or else now by the clock of Prometheus.
+
+        `more` are further parameters of its API.
 
         Raises:
             SourceError: when there is no answer, or none that we accept.
 
         """
-        params = {} if unix is None else {"time": f"{unix:.3f}"}
+        params = more if unix is None else more | {"time": f"{unix:.3f}"}
         params["partial_response"] = "false"  # to Thanos: an error rather than half an answer
         call = _Call()
         self._calls.add(call)
