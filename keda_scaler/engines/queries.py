@@ -48,36 +48,49 @@ def name_of(labels: Mapping[str, str]) -> str:
     return labels.get("pod") or labels.get("instance", "")
 
 
+def of_replicas(samples: Iterable[Sample], selector: Collection[Matcher]) -> dict[str, float]:
+    """Give a number of each replica that is selected, from those of its scrapes.
+
+    Of jobs that scrape the same address the largest counts, of several addresses the smallest: a
+    replica is up when one job reaches each of them.
+    """
+    parts: dict[Part, float] = {}
+    for sample in samples:
+        if all(matcher.matches(sample.labels) for matcher in selector):
+            part = Part.of(sample.labels)
+            parts[part] = max(sample.number, parts.get(part, -math.inf))
+    names: dict[str, float] = {}
+    for part, number in sorted(parts.items()):
+        name = part.pod or part.instance
+        names[name] = min(number, names.get(name, math.inf))
+    return names
+
+
 def scraped(space: Space, selector: Collection[Matcher], signals: Iterable[Signal]) -> Replicas:
-    """List the replicas of an engine that nobody knows: the scraped addresses that are selected.
+    """List the replicas of an engine that nobody knows: what is scraped and selected.
 
     Those that cannot be scraped have every signal missing, the others none of them yet.
     """
-    parts: dict[Part, bool] = {}
-    for up in space.scrapes:
-        if all(matcher.matches(up.labels) for matcher in selector):
-            part = Part.of(up.labels)
-            parts[part] = up.number == 1 or parts.get(part, False)
-    answering: dict[str, bool] = {}
-    for part, is_up in parts.items():
-        name = part.pod or part.instance
-        answering[name] = is_up and answering.get(name, True)
     down = dict.fromkeys(signals, Missing(UNSCRAPED))
-    return {name: ({} if answering[name] else down, None) for name in sorted(answering)}
+    up = of_replicas(space.scrapes, selector)
+    return {name: ({} if number == 1 else down, None) for name, number in up.items()}
 
 
 def read(
-    trigger: Trigger, replicas: Replicas, found: Mapping[Signal, Found], at: float
+    trigger: Trigger, replicas: Replicas, found: Mapping[Signal, Found], at: Mapping[str, float]
 ) -> Replicas:
     """Put what the queries say in the place of what was read of those signals.
 
-    `at` is when it was measured, in monotonic seconds.
+    `at` is when each replica was scraped last, in monotonic seconds.
     """
-    answering = [name for name, (readings, _) in replicas.items() if not _is_silent(readings)]
-    told: dict[str, dict[Signal, Reading]] = {name: {} for name in answering}
+    told: dict[str, dict[Signal, Reading]] = {
+        name: {}
+        for name, (readings, _) in replicas.items()
+        if name in at and not _is_silent(readings)
+    }
     for signal, answer in found.items():
-        for name, number in _numbers(signal, answer, answering).items():
-            told[name][signal] = _reading(trigger, signal, number, at)
+        for name, number in _numbers(signal, answer, told).items():
+            told[name][signal] = _reading(trigger, signal, number, at[name])
     return {
         name: ({**readings, **told.get(name, {})}, engine)
         for name, (readings, engine) in replicas.items()
@@ -111,7 +124,7 @@ def _numbers(
     of_all = by_name.pop("", None)
     if of_all is not None:
         if by_name or len(of_all) > 1:
-            what = "one series for all replicas, or one with a label pod or instance for each"
+            what = "one series for all replicas nor one for each, with a label pod or instance"
             return dict.fromkeys(replicas, Missing(f"{key} gives neither {what}"))
         share = len(replicas) if signal not in RATIOS | LATENCIES else 1
         return dict.fromkeys(replicas, of_all[0] / max(1, share))
@@ -122,7 +135,7 @@ def _only(key: str, numbers: Sequence[float]) -> float | Missing:
     if len(numbers) == 1:
         return numbers[0]
     if not numbers:
-        return Missing(f"{key} gives no series of it within staleSeconds")
+        return Missing(f"{key} gives no series of it")
     return Missing(f"{key} gives {len(numbers)} series of it: aggregate them by pod or instance")
 
 

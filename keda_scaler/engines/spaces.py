@@ -51,6 +51,9 @@ class Space:
         self.scrapes: list[Sample] = []
         """The samples of `up` themselves."""
 
+        self.scrape_times: list[Sample] = []
+        """When each of them was taken, by the clock of Prometheus; only where that was asked."""
+
         self._namespace = namespace
         self._engine_names = tuple(engine_names)
         self._concerned: defaultdict[tuple[str, str | None], dict[Part, None]] = defaultdict(dict)
@@ -80,6 +83,10 @@ class Space:
         known = self.jobs[Part.of(sample.labels)]
         job = sample.labels.get("job", "")
         known[job] = sample.number == 1 or known.get(job, False)
+
+    def add_scrape_time(self, sample: Sample) -> None:
+        """Take a sample of `timestamp(up)` in."""
+        self.scrape_times.append(sample)
 
     @cached_property
     def gpus(self) -> Mapping[str, DeviceReadings]:

@@ -161,11 +161,8 @@ class Prometheus:
             self._pin = Pin(unix, at, newest=found[0].number, skew=skew)
         return self._pin
 
-    async def query_own(self, promql: str, unix: float, lookback: float) -> list[Series]:
-        """Evaluate a trigger's own query on samples of the last `lookback` seconds before `unix`.
-
-        Without that Prometheus takes samples of five minutes ago for those of now. What speaks its
-        API and does not know the parameter does so all the same.
+    async def query_own(self, promql: str, unix: float) -> list[Series]:
+        """Evaluate a trigger's own query, when it is its turn.
 
         Raises:
             SourceError: likewise.
@@ -177,20 +174,18 @@ class Prometheus:
         except TimeoutError:
             raise SourceError("Prometheus is busy with other own queries of triggers") from None
         try:
-            return await self.query(promql, unix, lookback_delta=f"{lookback:g}")
+            return await self.query(promql, unix)
         finally:
             self._own.release()
 
-    async def query(self, promql: str, unix: float | None = None, **more: str) -> list[Series]:
+    async def query(self, promql: str, unix: float | None = None) -> list[Series]:
         """Evaluate a query, at `unix` or else now by the clock of Prometheus.
-
-        `more` are further parameters of its API.
 
         Raises:
             SourceError: when there is no answer, or none that we accept.
 
         """
-        params = more if unix is None else more | {"time": f"{unix:.3f}"}
+        params = {} if unix is None else {"time": f"{unix:.3f}"}
         params["partial_response"] = "false"  # to Thanos: an error rather than half an answer
         call = _Call()
         self._calls.add(call)

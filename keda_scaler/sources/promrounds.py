@@ -79,7 +79,6 @@ class Target:
 
     def take(self, space: Space, own: Mapping[str, Found], pin: Pin, now: float) -> None:
         """Tell the sink what was found of the namespace, and by own queries."""
-        at = pin.to_monotonic(pin.newest)
         if self.trigger.by_queries:
             replicas = queries.scraped(space, self.trigger.selector, self.queries)
         else:
@@ -91,10 +90,14 @@ class Target:
         working = queries.shows_work(found)
         self.listed_at = now
         if working is not None and not replicas:
-            self.sink.unlisted(f"{working} tells of requests, but no replica is found by its up")
+            self.sink.unlisted(f"{working} tells of requests, but no replica is found")
             return
-        replicas = queries.read(self.trigger, replicas, found, at)
-        self.sink.polled({Replica(name): answer for name, answer in replicas.items()}, at)
+        if found:
+            times = queries.of_replicas(space.scrape_times, self.trigger.selector)
+            at = {name: pin.to_monotonic(unix) for name, unix in times.items()}
+            replicas = queries.read(self.trigger, replicas, found, at)
+        answers = {Replica(name): answer for name, answer in replicas.items()}
+        self.sink.polled(answers, pin.to_monotonic(pin.newest))
 
 
 class Rounds:
@@ -237,18 +240,27 @@ class Rounds:
             [
                 *self._ask_engines(spaces, of_engines, pin, ("", window)),
                 up,
-                *self._ask_own(due, own, pin),
+                *self._ask_own(due, spaces, own, pin),
                 *self._ask_devices({each: spaces[each] for each in with_gpus}, pin, window),
             ]
         )
         return spaces, own, failed
 
-    def _ask_own(self, due: Iterable[Target], own: dict[str, Found], pin: Pin) -> Iterator[Asking]:
-        """Ask each own query once; one that fails is the trouble of its signal alone."""
+    def _ask_own(
+        self,
+        due: Iterable[Target],
+        spaces: Mapping[str, Space],
+        own: dict[str, Found],
+        pin: Pin,
+    ) -> Iterator[Asking]:
+        """Ask each own query once; one that fails is the trouble of its signal alone.
+
+        The answers have the time of the query, so the age of the scrapes is asked for beside them.
+        """
 
         async def ask(query: str) -> Failed:
             try:
-                found = await self._prometheus.query_own(query, pin.unix, self._stale_after)
+                found = await self._prometheus.query_own(query, pin.unix)
                 if len(found) > queries.MAX_SERIES:
                     raise TooMuchError(f"more than {queries.MAX_SERIES} series")
                 own[query] = [sample_of(series, pin) for series in found]
@@ -256,7 +268,11 @@ class Rounds:
                 own[query] = Missing(str(error))
             return {}
 
-        return map(ask, dict.fromkeys(q for target in due for q in target.queries.values()))
+        asked = dict.fromkeys(query for each in due for query in each.queries.values())
+        if asked:
+            times = Space.add_scrape_time
+            yield self._asker.fill(spaces, lambda of: f"timestamp(up{{namespace{of}}})", pin, times)
+        yield from map(ask, asked)
 
     def _ask_engines(
         self,
