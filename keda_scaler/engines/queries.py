@@ -97,11 +97,13 @@ def read(
     }
 
 
-def shows_work(found: Mapping[Signal, Found]) -> str | None:
-    """Name the query that tells of requests, of whichever replica; None: none does."""
+def shows_work(found: Mapping[Signal, Found], others: Collection[str]) -> str | None:
+    """Name the query that tells of requests, unless they are all of `others`; None: none does."""
     for signal in (Signal.CONCURRENCY, Signal.QUEUE_DEPTH):
         answer = found.get(signal, ())
-        if not isinstance(answer, Missing) and any(sample.number > 0 for sample in answer):
+        if isinstance(answer, Missing):
+            continue
+        if any(each.number > 0 and name_of(each.labels) not in others for each in answer):
             return KEYS[signal]
     return None
 

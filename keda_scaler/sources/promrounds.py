@@ -75,6 +75,7 @@ class Target:
         self.roster = Roster(trigger)
         self.queries = {signal: bind(own, namespace) for signal, own in trigger.queries.items()}
         self.listed_at = -math.inf
+        self.had_replicas = False
         self.needs_gpus = trigger.reads_devices and not trigger.prefers_engine_memory
 
     def take(self, space: Space, own: Mapping[str, Found], pin: Pin, now: float) -> None:
@@ -87,8 +88,11 @@ class Target:
             if any(isinstance(reading, Lacking) for reading in memory):
                 self.needs_gpus = self.trigger.reads_devices  # from the next round on
         found = {signal: own[query] for signal, query in self.queries.items()}
-        working = queries.shows_work(found)
         self.listed_at = now
+        self.had_replicas |= bool(replicas)
+        # Until it has found one, a selector may be wrong, and what it leaves out be the replicas.
+        others = queries.of_replicas(space.scrapes, ()) if self.had_replicas else ()
+        working = queries.shows_work(found, others)
         if working is not None and not replicas:
             self.sink.unlisted(f"{working} tells of requests, but no replica is found")
             return

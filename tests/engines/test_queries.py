@@ -222,11 +222,13 @@ def test_a_replica_is_as_old_as_its_oldest_address() -> None:
         ({WORK: [series(0.5)]}, "concurrencyQuery"),
         ({WORK: [series(math.nan)], QUEUE: [series(-1)]}, None),
         ({WORK: Missing("no answer"), MEMORY: [series(1)]}, None),
+        ({WORK: [series(3, pod="other")]}, None),
+        ({WORK: [series(3, pod="other"), series(1, pod="a")]}, "concurrencyQuery"),
     ],
 )
-def test_requests_of_anybody_are_noticed(found: dict[Signal, Found], key: str | None) -> None:
-    """What no replica is found for must not pass for no work."""
-    assert shows_work(found) == key
+def test_requests_of_nobody_known_are_noticed(found: dict[Signal, Found], key: str | None) -> None:
+    """What no replica is found for must not pass for no work; what others have may."""
+    assert shows_work(found, {"other"}) == key
 
 
 numbers = st.floats(allow_nan=True, allow_infinity=True)

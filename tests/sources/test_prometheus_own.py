@@ -30,6 +30,7 @@ class OwnSeries:
     def __init__(self, fake: FakePrometheus) -> None:
         fake.answer = self._answer
         self.fake = fake
+        self.job = "mine"
         self.blocked = asyncio.Event()
         """While it is not set, a query of `slow` waits."""
         self.waiting = 0
@@ -42,7 +43,7 @@ class OwnSeries:
             return vector({}, now, now - 0.5)
         found = re.search(r'namespace="([^"]*)"', query)
         assert found, "every query is bound to one namespace"
-        labels = {"namespace": found[1], "pod": "pod-0", "instance": "i:1", "job": "mine"}
+        labels = {"namespace": found[1], "pod": "pod-0", "instance": "i:1", "job": self.job}
         if query.startswith(("up{", "timestamp(up{")):
             return vector(labels, now, 1 if query.startswith("up{") else now - 0.5)
         if query.startswith("slow"):
@@ -143,3 +144,15 @@ async def test_a_query_that_fails_is_the_trouble_of_its_signal(
     assert one.problem("pod-0") == "queueDepthQuery: Prometheus answered 422 (execution)"
     assert other.number("pod-0", QUEUE) == 4
     assert other.readings["pod-0"][WORK] == Missing("concurrencyQuery: more than 2 series")
+
+
+async def test_a_selector_that_has_matched_once_is_believed(own: OwnSeries) -> None:
+    """Until then what the query tells of pods that it leaves out may be its own replicas' work."""
+    own.job = "other"
+    async with reading(source_of(own), "a", trigger("fine")) as sink:
+        await until(lambda: sink.reasons)
+        assert sink.reasons == ["concurrencyQuery tells of requests, but no replica is found"]
+        own.job = "mine"
+        await until(lambda: sink.names == ["pod-0"])
+        own.job = "other"
+        await until(lambda: sink.names == [])
