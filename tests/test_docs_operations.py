@@ -27,6 +27,7 @@ OF_PROMETHEUS_TRIGGER = {
 TELLING = 10
 """Characters that a text with values in it must have beside them, to be told from others."""
 
+YAML_BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
 
 
