@@ -12,7 +12,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' keda_scaler/__init__.p
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cache/tools/bin:$(PATH)
 
-.PHONY: help run demo test check fmt bench docs proto lock tools wheel version image e2e clean
+.PHONY: help run demo test check fmt bench docs pictures proto lock tools wheel version image e2e clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -53,6 +53,10 @@ bench: $(VENV)/dev tools  ## everything that docs/performance.md tells, beside b
 docs: $(VENV)/dev tools  ## write what is made from code: of docs/, of the chart, manifests/install.yaml
 	for each in tools/render-*; do $$each || exit 1; done
 
+pictures: $(VENV)/dev tools  ## take the pictures in docs/images anew, in Chromium
+	$(BIN)/pytest -q tests/test_page_browser.py -k legible
+	install -m 644 .cache/screenshots/list-light.png docs/images/page.png
+
 proto: $(VENV)/dev  ## generate keda_scaler/pb
 	$(BIN)/python -m grpc_tools.protoc --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. $(PROTO_FLAGS)
 
@@ -61,13 +65,16 @@ lock: $(VENV)/dev  ## pin requirements/, with hashes
 	$(COMPILE) --extra dev -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
 	$(COMPILE) -c requirements/dev.txt requirements/build.in -o requirements/build.txt
 
-tools: .cache/tools/bin/prometheus .cache/tools/bin/redis-server .cache/tools/bin/helm  ## fetch what tests use beside Python
+tools: .cache/tools/bin/prometheus .cache/tools/bin/redis-server .cache/tools/bin/helm .cache/tools/bin/chromium  ## fetch what tests use beside Python
 
 .cache/tools/bin/prometheus: tools/fetch-prometheus
 	tools/fetch-prometheus $@
 
 .cache/tools/bin/redis-server: tools/fetch-redis
 	tools/fetch-redis $@
+
+.cache/tools/bin/chromium: tools/fetch-chromium
+	tools/fetch-chromium $@
 
 .cache/tools/bin/helm: tools/fetch-helm | $(VENV)/dev
 	tools/fetch-helm $@

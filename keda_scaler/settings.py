@@ -198,7 +198,14 @@ class Settings(BaseSettings):
     """Where KEDA calls."""
 
     http_address: Annotated[str, BeforeValidator(_address)] = "127.0.0.1:8080"
-    """Metrics and health."""
+    """Metrics, health, reports, and the targets for people and programs."""
+
+    http_tokens: Path | None = None
+    """File with the tokens of those who may see targets, by namespace; None: whoever reaches the
+    loopback address may."""
+
+    http_open: bool = False
+    """Show targets to whoever reaches the HTTP address."""
 
     prometheus: Annotated[dict[str, PrometheusSettings], NoDecode, BeforeValidator(_named_urls)] = (
         Field(default_factory=dict)
@@ -245,6 +252,12 @@ class Settings(BaseSettings):
             raise ValueError("--tls-cert and --tls-key go together")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("--tls-client-ca needs --tls-cert and --tls-key")
+        return self
+
+    @model_validator(mode="after")
+    def _open_or_not(self) -> Self:
+        if self.http_open and self.http_tokens is not None:
+            raise ValueError("give --http-tokens or --http-open, not both")
         return self
 
     @model_validator(mode="after")

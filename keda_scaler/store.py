@@ -11,13 +11,17 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from keda_scaler.core.activity import Verdict, judge, remember
 from keda_scaler.core.decision import Decision, State, decide
+from keda_scaler.core.explain import Known
+from keda_scaler.core.history import History
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Demand, Engine, Missing, Readings, Replica
+from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.core.view import View
@@ -51,6 +55,20 @@ Observer = Callable[["Target", Decision | None, Decision], None]
 """Called with the target, its decision before and its decision now, when the latter is new."""
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """When there was news of a target, and what the last trouble was."""
+
+    listed_at: float | None
+    """In monotonic seconds; None: never."""
+
+    problem: str | None
+    listed: int
+    answering: int
+    demanded_at: float | None
+    demand_problem: str | None
+
+
 class Target:
     """One target's readings, memory and decision. It is the `Sink` of its source."""
 
@@ -70,6 +88,7 @@ class Target:
         """What the gRPC surface keeps beside the newest decision; nothing here reads it."""
         self.specs: object = None
         """Likewise, beside the trigger."""
+        self._history = History()
         self._clock = clock
         self._observe = observe
         self._replicas: dict[str, ReplicaReadings] = {}
@@ -99,6 +118,27 @@ class Target:
             self._listed_at,
             self._problem,
             self._demand,
+            self._demand_problem,
+        )
+
+    def known(self) -> Known:
+        """Give what there is to explain, as of this instant."""
+        decision = self.decision()
+        view = View(self.trigger, self.snapshot, self._clock())
+        return Known(self.namespace, self.name, view, self._memory, decision, self._history)
+
+    def health(self) -> Health:
+        """Say how what it is read from is doing; cheap, whatever its replicas are."""
+        demand, listed_at = self._demand, self._listed_at
+        if listed_at == math.inf:  # a list that never changes is no news
+            measured = (r.measured_at(Signal.CONCURRENCY) for r in self._replicas.values())
+            listed_at = max((at for at in measured if at is not None), default=None)
+        return Health(
+            listed_at,
+            self._problem,
+            len(self._replicas),
+            self.decision().answering,
+            None if demand is None else demand.at,
             self._demand_problem,
         )
 
@@ -302,6 +342,8 @@ class Target:
         self._ring_at(decision.until)
         if decision.state is not State.UNKNOWN:
             self.first_reading.set()
+        if self.first_reading.is_set():
+            self._history.record(view, decision)
         before = self._observed
         if self.first_reading.is_set() and (before is None or told(before) != told(decision)):
             self._observed = decision
@@ -370,6 +412,14 @@ class Store:
     def targets(self) -> list[tuple[Key, Target]]:
         """Give every target with its key."""
         return [(key, target) for key, (target, _) in self._targets.items()]
+
+    def named(self, namespace: str, name: str) -> list[Target]:
+        """Find the targets of a ScaledObject: one for each metadata that KEDA asks about."""
+        return [
+            target
+            for target, _ in self._targets.values()
+            if target.name == name and target.namespace == namespace
+        ]
 
     def find(self, key: Key) -> Target | None:
         """Find a target that is followed; None: it is not."""

@@ -116,6 +116,17 @@ def test_reports_and_tls(tmp_path: Path) -> None:
     assert tls.client_ca == tmp_path / "mutual" / "secrets" / "tls" / "client-ca.crt"
 
 
+def test_who_may_see_targets(tmp_path: Path) -> None:
+    """Those with a token of a Secret; everyone only where that is said."""
+    tokens = settings_of(render("http-tokens"), tmp_path)
+    assert tokens.http_tokens == tmp_path / "secrets" / "http-tokens"
+    (tmp_path / "open").mkdir()
+    assert settings_of(render("extras"), tmp_path / "open").http_open
+    (tmp_path / "closed").mkdir()
+    closed = settings_of(render("default"), tmp_path / "closed")
+    assert (closed.http_tokens, closed.http_open) == (None, False)
+
+
 def test_what_the_chart_has_no_value_for(tmp_path: Path) -> None:
     """extraArgs are flags like the others; the rest arrives in the pod."""
     found = render("extras")

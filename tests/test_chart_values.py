@@ -87,6 +87,7 @@ SECRET = '{"secret": "x", "key": "y"}'
             ['tls.secret="x"', 'tls.certManager={"enabled": true, "issuerRef": {"name": "x"}}'],
             "tls: give secret or certManager, not both",
         ),
+        (['http={"tokens": {"secret": "x"}, "open": true}'], "http: give tokens or open, not both"),
         (["tls.certManager.enabled=true"], "tls.certManager: enabled needs issuerRef.name"),
         (['tls.clientCA.secret="x"'], "tls.clientCA: needs tls.secret or tls.certManager"),
         (['tls.testSecret="x"'], "tls.testSecret: only with tls.clientCA"),

@@ -6,16 +6,19 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import pytest
 import typer
+from msgspec import Struct, structs
 
 from keda_scaler import __version__, cli
 from keda_scaler.core import trigger as triggers
 from keda_scaler.core.decision import Reason, State
+from keda_scaler.core.explain import Binding
 from keda_scaler.core.signals import Signal
+from keda_scaler.core.told import Explanation
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 from keda_scaler.errors import TriggerError
 from keda_scaler.rpc.status import STATUS
@@ -26,8 +29,13 @@ from keda_scaler.settings import (
     Settings,
     load_settings,
 )
+from keda_scaler.store import Store
 from keda_scaler.telemetry import Telemetry, catalogue
+from keda_scaler.web.access import Access
+from keda_scaler.web.overview import Overview
+from keda_scaler.web.page import Pages
 from keda_scaler.web.server import WebServer
+from keda_scaler.web.targets import TargetsApi
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")], key=str)
@@ -186,7 +194,9 @@ def test_metrics_are_up_to_date() -> None:
 
 def test_every_http_path_stands() -> None:
     """Probes and scrapes are configured from the document."""
-    server = WebServer("127.0.0.1:0", Telemetry(), lambda: True)
+    store = Store(lambda _: lambda: None, lambda *_: None, lambda: 0.0)
+    routes = Pages(TargetsApi(store, Access("127.0.0.1:0"))).routes()
+    server = WebServer("127.0.0.1:0", Telemetry(), lambda: True, None, routes)
     paths = {resource.canonical for resource in server._runner.app.router.resources()}
 
     assert {words(path)[0] for path, _ in rows(section("docs/settings.md", "http"))} == paths
@@ -273,6 +283,30 @@ def test_every_reason_stands() -> None:
     assert {cells[1] for cells in table} == set(State)
     for reason in Reason:
         assert f"{reason}: " in text_of("docs/architecture.md"), "a state of the diagram"
+
+
+def test_everything_that_decides_stands() -> None:
+    """What `explain` and the page name as that is explained."""
+    table = rows(section("docs/explain.md", "bindings"))
+
+    assert [words(word)[0] for word, _ in table] == list(Binding)
+
+
+def fields(kind: type[Struct]) -> set[str]:
+    """Give the names of a struct's fields in JSON, and of those in it."""
+    found: set[str] = set()
+    for field in structs.fields(kind):
+        found.add(field.encode_name)
+        for inner in (field.type, *get_args(field.type)):
+            if isinstance(inner, type) and issubclass(inner, Struct):
+                found |= fields(inner)
+    return found
+
+
+@pytest.mark.parametrize("kind", [Explanation, Overview], ids=lambda kind: kind.__name__)
+def test_every_field_of_the_json_stands(kind: type[Struct]) -> None:
+    """Programs are written from the document."""
+    assert not fields(kind) - set(words(text_of("docs/explain.md")))
 
 
 def tree() -> Iterator[str]:

@@ -222,8 +222,9 @@ async def test_the_adapter_finds_what_the_exporter_publishes(
         prometheus.scrape("pods", "apart", pods)
         await asyncio.to_thread(prometheus.wait_scraped)
         async with asyncio.timeout(20):
-            while len(await ask(prometheus, 'inference_queue_depth{namespace="apart"}')) < 1:
-                await asyncio.sleep(0.1)  # the exporter reads the engine first
+            for rule in rules().values():  # the exporter reads the engine before it tells of it
+                while not await ask(prometheus, rule["seriesQuery"]):
+                    await asyncio.sleep(0.1)
         found = {
             name: await asked_as_the_adapter_does(prometheus, rule, "llama-0|triton-0")
             for name, rule in rules().items()

@@ -1,7 +1,7 @@
-"""The HTTP server: /metrics, /healthz, /readyz and /v1/reports."""
+"""The HTTP server: /metrics, /healthz, /readyz, /v1/reports, and what shows targets."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
@@ -22,6 +22,7 @@ class WebServer:
         telemetry: Telemetry,
         is_ready: Callable[[], bool],
         reports: ReportsApi | None = None,
+        routes: Sequence[web.RouteDef] = (),
     ) -> None:
         """Take where to listen, and what answers; `reports` is None where none are taken."""
         self._address = address
@@ -32,6 +33,7 @@ class WebServer:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_post("/v1/reports", reports.post if reports else not_enabled)
+        app.add_routes(routes)
         self._runner = web.AppRunner(
             app,
             access_log=None,

@@ -27,6 +27,9 @@
 {{- $wrong = append $wrong "reports.redis: password and ca need url" }}
 {{- end }}
 {{- end }}
+{{- if and .http.tokens.secret .http.open }}
+{{- $wrong = append $wrong "http: give tokens or open, not both" }}
+{{- end }}
 {{- with .tls }}
 {{- if and .secret .certManager.enabled }}
 {{- $wrong = append $wrong "tls: give secret or certManager, not both" }}

@@ -106,6 +106,7 @@ seccompProfile:
       - {key: tls.key, path: tls/tls.key}
 {{- end }}
 {{- include "keda-scaler.secret" (list .Values.tls.clientCA "tls/client-ca.crt") }}
+{{- include "keda-scaler.secret" (list .Values.http.tokens "http-tokens") }}
 {{- include "keda-scaler.secret" (list .Values.reports.tokens "report-tokens") }}
 {{- include "keda-scaler.secret" (list .Values.reports.redis.password "redis/password") }}
 {{- include "keda-scaler.secret" (list .Values.reports.redis.ca "redis/ca.crt") }}
