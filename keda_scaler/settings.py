@@ -51,7 +51,7 @@ _OF_ONE_TRIGGER = frozenset(
     {
         *("engine", "service", "port", "path", "endpoints", "prometheus", "serverAddress"),
         *("selector", "model", "metricType"),
-        *(key for key in _KEYS if key.startswith("wake")),
+        *(key for key in _KEYS if key.startswith("wake") or key.endswith("Query")),
     }
 )
 """Keys that say what one trigger is about, or that must equal something beside it."""
