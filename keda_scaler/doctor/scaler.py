@@ -77,21 +77,29 @@ def _what_then(error: grpc.aio.AioRpcError, *, tls: bool) -> str:
 
 
 async def _reflection(channel: grpc.aio.Channel) -> Check:
-    asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=_SERVICE)
+    asked = (
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=_SERVICE),
+    )
     try:
         stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]  # as aio
-        call = stub.ServerReflectionInfo(iter([asked]), timeout=CALL_SECONDS)
-        answer = await call.read()
+        call = stub.ServerReflectionInfo(iter(asked), timeout=CALL_SECONDS)
+        services, answer = await call.read(), await call.read()
     except grpc.aio.AioRpcError as error:
         return warn("reflection", _why(error), "grpcurl needs the proto then; KEDA does not ask")
     methods = _methods(answer)
-    if not methods:
+    if _SERVICE not in _services(services):
         return fail("reflection", f"no service {_SERVICE}", "this is no external scaler: --address")
     return ok("reflection", f"{_SERVICE} with {len(methods)} calls, KEDA {keda_level(methods)}")
 
 
+def _services(answer: Any) -> list[str]:
+    listed = getattr(answer, "list_services_response", None)  # none of EOF
+    return [service.name for service in listed.service] if listed else []
+
+
 def _methods(answer: Any) -> list[str]:
-    found = getattr(answer, "file_descriptor_response", None)  # none of EOF
+    found = getattr(answer, "file_descriptor_response", None)
     for content in found.file_descriptor_proto if found else ():
         for service in FileDescriptorProto.FromString(content).service:
             if service.name == _SERVICE.rpartition(".")[2]:

@@ -284,7 +284,7 @@ def _judged(
     check = ok("engine", says)
     if len(found) > 1:
         check = warn("engine", says, "replicas of one target should run one engine")
-    return [replace(check, models=models), _families(trigger, dialect, answers, names)]
+    return [replace(check, models=tuple(models)), _families(trigger, dialect, answers, names)]
 
 
 def _first_reason(readings: Readings) -> str:
