@@ -1,4 +1,4 @@
-"""Everything that the doctor looks at, in one process: a scaler, a cluster, an engine, a gateway."""
+"""Everything that the doctor looks at, in one process: scaler, cluster, engine, gateway."""
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
@@ -71,8 +71,14 @@ class Scene:
     def event(self, kind: str, reason: str, message: str, at: str = "2026-01-01T00:00:00Z") -> None:
         """Let the cluster have an event about the HPA."""
         about = {"kind": "HorizontalPodAutoscaler", "name": HPA}
-        event = {"metadata": {"namespace": "models"}, "involvedObject": about, "type": kind}
-        event |= {"reason": reason, "message": message, "count": 7, "lastTimestamp": at}
+        event: dict[str, Any] = {"metadata": {"namespace": "models"}, "involvedObject": about}
+        event |= {
+            "type": kind,
+            "reason": reason,
+            "message": message,
+            "count": 7,
+            "lastTimestamp": at,
+        }
         self.cluster.objects.put("v1", "events", event)
 
     async def checks(self, **more: Any) -> dict[str, Check]:
