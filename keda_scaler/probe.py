@@ -79,15 +79,18 @@ class Options:
     tls: TlsFiles = TlsFiles()
 
 
-def load_scaled_object(path: Path) -> ScaledObject:
-    """Read a manifest that has something to probe.
+def load_scaled_object(path: Path) -> tuple[ScaledObject, dict[str, Any]]:
+    """Read a manifest that has something to probe; give it parsed, and as it stands there.
+
+    `-` is standard input.
 
     Raises:
         ScaledObjectError: when it cannot be read or used, or when no trigger of it is external.
 
     """
     try:
-        return _with_external_trigger(parse_scaled_object(read_text(path)))
+        text = _read_text(path)
+        return _with_external_trigger(parse_scaled_object(text)), find_manifest(text)
     except ScaledObjectError as error:
         lines = (f"{path}: {line}" for line in str(error).splitlines())
         raise ScaledObjectError("\n".join(lines)) from error
@@ -99,14 +102,10 @@ def _with_external_trigger(scaled_object: ScaledObject) -> ScaledObject:
     return scaled_object
 
 
-def read_text(path: Path) -> str:
-    """Read a manifest, as much of it as is bounded above.
-
-    Raises:
-        ScaledObjectError: when it cannot be read.
-
-    """
+def _read_text(path: Path) -> str:
     try:
+        if path == Path("-"):
+            return sys.stdin.buffer.read(MAX_MANIFEST_BYTES).decode()
         with path.open("rb") as file:
             return file.read(MAX_MANIFEST_BYTES).decode()
     except OSError as error:
@@ -285,7 +284,9 @@ def _observed(report: Report, manifest: dict[str, Any], text: str) -> Observed:
 
 
 def probe_command(  # noqa: PLR0913  # one parameter for each option of the command
-    manifest: Annotated[Path, typer.Argument(help="A YAML file with a ScaledObject in it.")],
+    manifest: Annotated[
+        Path, typer.Argument(help="A YAML file with a ScaledObject in it; - is standard input.")
+    ],
     *,
     address: Annotated[
         str | None,
@@ -326,7 +327,7 @@ def probe_command(  # noqa: PLR0913  # one parameter for each option of the comm
     require_writable(record)
     reports: list[Report] = []
     try:
-        scaled_object = load_scaled_object(manifest)
+        scaled_object, raw = load_scaled_object(manifest)
         options = Options(
             address=address,
             replicas=tuple(sorted(set(replicas or ()))),
@@ -338,7 +339,6 @@ def probe_command(  # noqa: PLR0913  # one parameter for each option of the comm
         console = _console(records=record is not None)
         code = asyncio.run(probe(scaled_object, options, console, reports.append))
         if record is not None:
-            raw = find_manifest(read_text(manifest))
             write(record, _observed(reports[0], raw, console.export_text()), datetime.now(UTC))
     except ScaledObjectError as error:
         errors = Console(stderr=True, soft_wrap=True)

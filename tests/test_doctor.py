@@ -24,6 +24,7 @@ from keda_scaler.sim.kubernetes import SimulatedEndpoint
 from keda_scaler.sources import pages
 from keda_scaler.sources.apiserver import at_url
 from metrics_page import CAPTURES, Page
+from prometheus_fake import FakePrometheus
 from prometheus_server import PrometheusProcess
 from scripted_scaler import Refusal, ScriptedScaler, serving, values
 from wake_fixtures import queue
@@ -40,7 +41,7 @@ async def test_all_is_well() -> None:
         "health": ("ok", "SERVING"),
         "reflection": ("ok", "externalscaler.ExternalScaler with 5 calls, KEDA 2.21"),
         "kubernetes": ("ok", "endpointslices may be listed and watched in models"),
-        "endpoints": ("ok", "1 replicas, 1 ready"),
+        "endpoints": ("ok", "1 of 1 ready"),
         "page": ("ok", checks["page"].says),
         "engine": ("ok", checks["engine"].says),
         "families": (
@@ -49,7 +50,7 @@ async def test_all_is_well() -> None:
         ),
         "wake": ("ok", "epp is read: 0 requests held, 0 in all"),
         "keda": ("ok", "ready; active: True"),
-        "hpa": ("ok", f"{HPA}: 1 replicas, 2 wanted"),
+        "hpa": ("ok", f"{HPA}: has 1 and wants 2 replicas"),
         "events": ("ok", "no warnings about the HPA in 0 events"),
         "answers": ("ok", checks["answers"].says),
     }
@@ -314,7 +315,7 @@ async def test_endpoints_of_the_trigger() -> None:
         it.trigger = {"endpoints": f"{it.page.url}?token=hush"}
         checks = await it.checks()
         alone = await it.checks(settings=settings(allow_address=()))
-    assert checks["endpoints"] == ok("endpoints", "1 endpoints of the trigger, 1 ready")
+    assert checks["endpoints"] == ok("endpoints", "1 in the trigger")
     assert checks["families"].status is Status.OK
     assert checks["kubernetes"] == ok("kubernetes", "reachable; no trigger names a Service")
     assert "--allow-address" in alone["trigger 0"].says
@@ -487,6 +488,16 @@ async def test_prometheus(tmp_path: Path) -> None:
     assert alone["prometheus main"].status is Status.OK
     assert alone["prometheus gone"].status is Status.FAIL
     assert alone["ScaledObject"].status is Status.SKIPPED
+
+
+async def test_a_prometheus_whose_samples_are_old() -> None:
+    """One that answers and scrapes no more proves nothing: it fails."""
+    async with scene() as it, FakePrometheus() as fake:
+        fake.scraped_ago = 60
+        it.trigger = {"serverAddress": fake.url.replace("localhost", "127.0.0.1")}
+        checks = await it.checks()
+    assert checks["prometheus"].status is Status.FAIL
+    assert "older than staleSeconds (15)" in checks["prometheus"].says
 
 
 async def test_a_prometheus_that_is_not_there() -> None:

@@ -100,6 +100,18 @@ async def test_it_prints_what_is_in_use_and_each_check(
     assert "event=" not in result.output  # no line of the log
 
 
+def test_a_scaled_object_from_a_pipe() -> None:
+    """A pod has no file of it: it comes on standard input."""
+    done = subprocess.run(
+        [*MAIN, "-", "--address", "127.0.0.1:1"],
+        input=manifest({"engine": "reports"}).encode(),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert b"fail     trigger 0      reports: the server takes none" in done.stdout
+
+
 @pytest.mark.blocks("a test writes files")
 async def test_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record has the command, versions, model, inputs and what was observed; in both forms."""

@@ -129,7 +129,6 @@ def _failing(status: Mapping[str, Any]) -> Iterator[str]:
 
 def _hpa(name: str, status: Mapping[str, Any]) -> Check:
     conditions = _by_type(status)
-    wanted = f"{name}: {status.get('currentReplicas')} replicas, {status.get('desiredReplicas')}"
     for kind in ("AbleToScale", "ScalingActive"):
         condition = conditions.get(kind, {})
         if condition.get("status") == "False":
@@ -137,7 +136,8 @@ def _hpa(name: str, status: Mapping[str, Any]) -> Check:
                 return ok("hpa", f"{name}: disabled at zero replicas, as it should be")
             then = "see `answers`; the metrics API server of KEDA must reach its operator"
             return fail("hpa", f"{name}: {kind} is False, {_words(condition)}", then)
-    return ok("hpa", f"{wanted} wanted")
+    has, wants = status.get("currentReplicas", 0), status.get("desiredReplicas", 0)
+    return ok("hpa", f"{name}: has {has} and wants {wants} replicas")
 
 
 def _events(events: list[Any]) -> Check:

@@ -25,8 +25,7 @@ from keda_scaler.doctor.examine import Case, examine
 from keda_scaler.doctor.facts import facts, settings_in_use
 from keda_scaler.errors import ScaledObjectError
 from keda_scaler.evidence import Observed, require_writable, typed, write
-from keda_scaler.keda.scaledobject import find_manifest
-from keda_scaler.probe import load_scaled_object, read_text, read_tls
+from keda_scaler.probe import load_scaled_object, read_tls
 from keda_scaler.settings import FILE_ONLY, Origin, Settings
 
 _COLOURS = {
@@ -130,7 +129,7 @@ def _console(*, records: bool) -> Console:
 
 def doctor_command(  # noqa: PLR0913  # one parameter for each option of the command
     manifest: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="A YAML file with a ScaledObject.")
+        Path | None, typer.Argument(metavar="[FILE]", help="A ScaledObject; - is standard input.")
     ] = None,
     *,
     address: Annotated[
@@ -160,8 +159,7 @@ def doctor_command(  # noqa: PLR0913  # one parameter for each option of the com
     origin = Origin(flags, config)
     settings = origin.load()
     try:
-        scaled_object = load_scaled_object(manifest) if manifest else None
-        raw = find_manifest(read_text(manifest)) if manifest else None
+        scaled_object, raw = load_scaled_object(manifest) if manifest else (None, None)
         tls = read_tls(ca_file, cert_file, key_file)
         seen = Visit(Case(settings, scaled_object, address, tls), origin, raw)
         code = visit(typed(), seen, _console(records=record is not None), record)

@@ -135,9 +135,11 @@ async def _from_pages(subject: Subject) -> AsyncGenerator[Check, None]:
         for name in ("page", "engine", "families"):
             yield skipped(name, "no replica runs")
         return
-    ready = sum(endpoint.replica.ready for endpoint in endpoints)
-    what = "endpoints of the trigger" if subject.trigger.service is None else "replicas"
-    yield ok("endpoints", f"{len(endpoints)} {what}, {ready} ready")
+    if subject.trigger.service is None:
+        yield ok("endpoints", f"{len(endpoints)} in the trigger")
+    else:
+        ready = sum(endpoint.replica.ready for endpoint in endpoints)
+        yield ok("endpoints", f"{ready} of {len(endpoints)} ready")
     pages, problems = await _pages(subject, endpoints[:MAX_PAGES])
     names: frozenset[str] = frozenset().union(*map(families.names_on, pages))
     if problems:
