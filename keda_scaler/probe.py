@@ -284,9 +284,7 @@ def _observed(report: Report, manifest: dict[str, Any], text: str) -> Observed:
 
 
 def probe_command(  # noqa: PLR0913  # one parameter for each option of the command
-    manifest: Annotated[
-        Path, typer.Argument(help="A YAML file with a ScaledObject in it; - is standard input.")
-    ],
+    manifest: Annotated[Path, typer.Argument(help="A ScaledObject; - is standard input.")],
     *,
     address: Annotated[
         str | None,
