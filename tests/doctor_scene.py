@@ -1,9 +1,10 @@
 """Everything that the doctor looks at, in one process: scaler, cluster, engine, gateway."""
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import yaml
 
@@ -94,39 +95,41 @@ class Scene:
         return {check.name: check async for check in examine(Case(**{**given, **more}))}
 
 
+async def _no_collection(_: Callable[[], int]) -> None:
+    """Collect no garbage: that takes longer than all checks, and a scene lives for one test."""
+
+
 @contextlib.asynccontextmanager
 async def scene(**more: Any) -> AsyncIterator[Scene]:
     """Build it; `more` are settings of the scaler."""
     page, gateway = Page(BUSY), GatewayPage(queue(0))
-    await page.start()
-    await gateway.start()
-    async with SimulatedCluster() as cluster:
+    async with contextlib.AsyncExitStack() as exits:
+        await page.start()
+        exits.push_async_callback(page.stop)
+        await gateway.start()
+        exits.push_async_callback(gateway.stop)
+        cluster = await exits.enter_async_context(SimulatedCluster())
         port = int(page.address.rpartition(":")[2])
         cluster.put_service("models", "llama", [SimulatedEndpoint("127.0.0.1", "llama-0", port)])
         epp = SimulatedEndpoint("127.0.0.1", "epp-0", gateway.port)
         cluster.put_service("models", "llama-epp", [epp])
         directory = ServiceDirectory(configure=at_url(cluster.url))
-        async with App(settings(**more), directory) as app:
-            found = Scene(cluster, page, gateway, settings(**more), app)
-            found.scaled_object |= {
-                "hpaName": HPA,
-                "conditions": [condition("Ready", "True"), condition("Active", "True")],
-            }
-            found.hpa |= {
-                "currentReplicas": 1,
-                "desiredReplicas": 2,
-                "conditions": [
-                    condition("AbleToScale", "True"),
-                    condition("ScalingActive", "True"),
-                ],
-            }
-            metadata = {"namespace": "models", "name": "llama"}
-            status = {"metadata": metadata, "status": found.scaled_object}
-            cluster.objects.put("keda.sh/v1alpha1", "scaledobjects", status)
-            hpa = {"metadata": {"namespace": "models", "name": HPA}, "status": found.hpa}
-            cluster.objects.put("autoscaling/v2", "horizontalpodautoscalers", hpa)
-            try:
-                yield found
-            finally:
-                await page.stop()
-                await gateway.stop()
+        with mock.patch("keda_scaler.app.keep_frozen", _no_collection):
+            app = await exits.enter_async_context(App(settings(**more), directory))
+        found = Scene(cluster, page, gateway, settings(**more), app)
+        _put_objects(found)
+        yield found
+
+
+def _put_objects(it: Scene) -> None:
+    """Let the cluster have the ScaledObject and its HPA, all well."""
+    ready = [condition("Ready", "True"), condition("Active", "True")]
+    it.scaled_object |= {"hpaName": HPA, "conditions": ready}
+    able = [condition("AbleToScale", "True"), condition("ScalingActive", "True")]
+    it.hpa |= {"currentReplicas": 1, "desiredReplicas": 2, "conditions": able}
+    for api, plural, name, status in (
+        ("keda.sh/v1alpha1", "scaledobjects", "llama", it.scaled_object),
+        ("autoscaling/v2", "horizontalpodautoscalers", HPA, it.hpa),
+    ):
+        metadata = {"namespace": "models", "name": name}
+        it.cluster.objects.put(api, plural, {"metadata": metadata, "status": status})
