@@ -39,7 +39,7 @@ _ANNOTATIONS = "autoscaling.keda.sh/"
 _LEAST_HIDDEN = 8
 """Characters of a hidden value from which it is looked for elsewhere; `true` is everywhere."""
 
-_IN_URL = re.compile(r"(\w://)[^/@\s]*@")
+_IN_URL = re.compile(r"(\w://)[^@\s]*@")
 _QUERY_OF_URL = re.compile(r"(\w://[^\s?'\"]+\?)[^\s'\",;)]+")
 
 

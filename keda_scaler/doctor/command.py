@@ -84,11 +84,12 @@ async def _checked(case: Case, console: Console) -> list[Check]:
     checks = []
     async for check in examine(case):
         checks.append(check)
-        _print(console, _line(check))
+        _print(console, line_of(check))
     return checks
 
 
-def _line(check: Check) -> Text:
+def line_of(check: Check) -> Text:
+    """Write a check as it is printed."""
     status = Text(f"{check.status.value:<{_NARROW}}", style=_COLOURS[check.status])
     line = Text.assemble(status, f"{check.name:<{_WIDE}} {check.says}")
     if check.then:

@@ -298,22 +298,23 @@ def _families(
 ) -> Check:
     there: list[str] = []
     lacking: list[str] = []
-    missing: list[str] = []
+    missing: dict[str, list[str]] = {}
+    others = [name for name in names if name not in dialect.canonical]
     near: dict[str, None] = {}
     for signal in families.wanted(trigger):
         readings = [readings[signal] for readings, _ in answers.values()]
         absent = next((it for it in readings if isinstance(it, Missing)), None)
         if absent is not None:
-            missing.append(f"{signal}: {absent.reason}")
-            known = families.carriers(dialect, signal)
-            near |= dict.fromkeys(families.nearest(known, set(names) - set(known)))
+            missing.setdefault(absent.reason, []).append(signal)
+            near |= dict.fromkeys(families.nearest(families.carriers(dialect, signal), others))
         elif any(isinstance(it, Lacking) for it in readings):
             lacking.append(signal)
         else:
             there += families.present(dialect, signal, names) or [f"{signal} of the GPUs"]
     if missing:
         then = "does the engine print them with its present flags and version? docs/engines.md"
-        return fail("families", some(missing, 3) + _offer(list(near)), then)
+        said = [f"{reason} (for {some(signals)})" for reason, signals in missing.items()]
+        return fail("families", some(said, 3) + _offer(list(near)), then)
     has = some(dict.fromkeys(there), 8)
     if lacking:
         says = f"{dialect.name} has no {some(lacking)}; it has {has}"
