@@ -127,9 +127,7 @@ def _put_objects(it: Scene) -> None:
     it.scaled_object |= {"hpaName": HPA, "conditions": ready}
     able = [condition("AbleToScale", "True"), condition("ScalingActive", "True")]
     it.hpa |= {"currentReplicas": 1, "desiredReplicas": 2, "conditions": able}
-    for api, plural, name, status in (
-        ("keda.sh/v1alpha1", "scaledobjects", "llama", it.scaled_object),
-        ("autoscaling/v2", "horizontalpodautoscalers", HPA, it.hpa),
-    ):
-        metadata = {"namespace": "models", "name": name}
-        it.cluster.objects.put(api, plural, {"metadata": metadata, "status": status})
+    applied = yaml.safe_load(manifest(it.trigger)) | {"status": it.scaled_object}
+    it.cluster.objects.put("keda.sh/v1alpha1", "scaledobjects", applied)
+    hpa = {"metadata": {"namespace": "models", "name": HPA}, "status": it.hpa}
+    it.cluster.objects.put("autoscaling/v2", "horizontalpodautoscalers", hpa)

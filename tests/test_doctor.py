@@ -147,6 +147,10 @@ async def _in_fallback(it: Scene) -> None:
     it.scaled_object["conditions"].append(condition("Fallback", "True", "FallbackExists", "ex"))
 
 
+async def _paused(it: Scene) -> None:
+    it.scaled_object["conditions"].append(condition("Paused", "True"))
+
+
 async def _failing(it: Scene) -> None:
     it.scaled_object["health"] = {"s0-queue-depth": {"numberOfFailures": 4, "status": "Failing"}}
 
@@ -238,6 +242,8 @@ Break = Callable[[Scene], Awaitable[None]]
         ),
         (_no_conditions, [("keda", "warn", "has no conditions", "operator")]),
         (_in_fallback, [("keda", "warn", "ready, fallback: FallbackExists: ex", "no effect")]),
+        (_paused, [("keda", "warn", "ready, paused", "no effect")]),
+        (_wrong_port, [("keda", "warn", "with other triggers than this file", "kubectl diff")]),
         (_failing, [("keda", "warn", "failing: s0-queue-depth (4 in a row)", "answers")]),
         (
             _unread_objects,

@@ -8,7 +8,7 @@ from keda_scaler.core.values import is_address
 from keda_scaler.doctor.checks import Check, fail, ok, plain, skipped, some, warn
 from keda_scaler.doctor.kubernetes import Cluster, ForbiddenError, NotThereError
 from keda_scaler.errors import SourceError
-from keda_scaler.keda.scaledobject import ScaledObject
+from keda_scaler.keda.scaledobject import ScaledObject, read_scaled_object
 
 _EVENTS = 3
 """Events that are shown, the newest ones."""
@@ -73,7 +73,7 @@ async def check_keda(cluster: Cluster, scaled_object: ScaledObject) -> AsyncGene
         return
     status = _mapping(found, "status")
     if found:
-        yield _conditions(status)
+        yield _conditions(status, is_other=_is_other(found, scaled_object))
     hpa = str(status.get("hpaName") or f"keda-hpa-{name}")
     try:
         yield _hpa(hpa, _mapping(await cluster.hpa(namespace, hpa), "status"))
@@ -102,7 +102,14 @@ def _words(condition: Mapping[str, Any]) -> str:
     return f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
 
 
-def _conditions(status: Mapping[str, Any]) -> Check:
+def _is_other(found: Any, scaled_object: ScaledObject) -> bool:
+    """Whether the cluster's ScaledObject has other triggers of ours than the file."""
+    theirs, _ = read_scaled_object(found)
+    ours = [(each.type, dict(each.metadata)) for each in scaled_object.external_triggers]
+    return ours != [(each.type, dict(each.metadata)) for each in theirs.external_triggers]
+
+
+def _conditions(status: Mapping[str, Any], *, is_other: bool) -> Check:
     conditions = _by_type(status)
     ready = conditions.get("Ready", {})
     if not conditions:
@@ -117,6 +124,10 @@ def _conditions(status: Mapping[str, Any]) -> Check:
         if conditions.get(name, {}).get("status") == "True":
             says = f"ready, {name.lower()}: {_words(conditions[name])}"
             return warn("keda", says, "what is reported has no effect meanwhile")
+    if is_other:
+        return warn(
+            "keda", "ready, with other triggers than this file has", "apply it: kubectl diff"
+        )
     active = conditions.get("Active", {}).get("status", "Unknown")
     return ok("keda", f"ready; active: {active}")
 

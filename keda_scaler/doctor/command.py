@@ -130,12 +130,12 @@ def _console(*, records: bool) -> Console:
 
 def doctor_command(  # noqa: PLR0913  # one parameter for each option of the command
     manifest: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="A ScaledObject; - is standard input.")
+        Path | None, typer.Argument(metavar="FILE", help="A ScaledObject; - is standard input.")
     ] = None,
     *,
     address: Annotated[
         str | None,
-        typer.Option(help="HOST:PORT of the scaler. [default: scalerAddress, else as it listens]"),
+        typer.Option(help="HOST:PORT of the scaler, instead of scalerAddress or --grpc-address."),
     ] = None,
     ca_file: Annotated[
         Path | None, typer.Option(help="PEM file of the CA that the scaler's certificate is of.")
