@@ -53,9 +53,10 @@ bench: $(VENV)/dev tools  ## everything that docs/performance.md tells, beside b
 docs: $(VENV)/dev tools  ## write what is made from code: of docs/, of the chart, manifests/install.yaml
 	for each in tools/render-*; do $$each || exit 1; done
 
-pictures: $(VENV)/dev tools  ## take the pictures in docs/images anew, in Chromium
+pictures: $(VENV)/dev tools  ## take the pictures in docs/images anew, in Chromium and from a demo
 	$(BIN)/pytest -q tests/test_page_browser.py -k legible
 	install -m 644 .cache/screenshots/list-light.png docs/images/page.png
+	tools/picture-demo docs/images/demo.svg
 
 proto: $(VENV)/dev  ## generate keda_scaler/pb
 	$(BIN)/python -m grpc_tools.protoc --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. $(PROTO_FLAGS)
