@@ -8,7 +8,7 @@ PROTO_FLAGS := -Ikeda_scaler/pb=protos keda_scaler/pb/externalscaler.proto keda_
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cache/tools/bin:$(PATH)
 
-.PHONY: help run demo test check fmt bench docs proto lock tools clean
+.PHONY: help run demo test verify check fmt bench docs proto lock tools clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -23,6 +23,9 @@ test: check tools  ## install everything, and run all that CI runs
 	$(BIN)/coverage run -m pytest tests/core tests/engines tests/gateways
 	$(BIN)/coverage report
 	$(BIN)/pytest -n 2 --dist loadgroup --ignore tests/core --ignore tests/engines --ignore tests/gateways
+
+verify: $(VENV)/dev  ## put the simulated stack under load, and check every promise of scaling; four minutes
+	@GRPC_VERBOSITY=ERROR $(BIN)/python tests/load/verify.py --record build/verify
 
 check: $(VENV)/dev  ## format, lint, types, layers, generated code
 	$(BIN)/ruff format --check .

@@ -52,10 +52,15 @@ class LoadPlan(StackPlan):
         return self.load_seconds + SLACK_SECONDS
 
     @property
+    def least_down(self) -> float:
+        """From the last answer until no replica is wanted, as docs/keda.md adds it up."""
+        return self.idle_seconds + self.cooldown_period - self.polling_interval
+
+    @property
     def down_budget(self) -> float:
-        """From the last answer until no pod is left: proof, cooldown, and two polls at most."""
-        waits = self.idle_seconds + self.cooldown_period + 2 * self.polling_interval
-        return waits + self.stop_seconds + SLACK_SECONDS
+        """From the last answer until no pod is left, by the same sum: pollSeconds is 1 here."""
+        most = self.idle_seconds + self.cooldown_period + self.polling_interval + 1
+        return most + self.stop_seconds + SLACK_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +177,7 @@ def no_errors(phase: Phase) -> Check:
 
 
 def scale_down(looks: Sequence[Look], plan: LoadPlan) -> Check:
-    """Down to the minimum, not before the idle window is over, and soon after.
+    """Down to the minimum, not before idle window and cooldown are over, and soon after.
 
     The looks begin with the load, and go on until no pod is left, or nobody waited any longer.
     """
@@ -188,10 +193,10 @@ def scale_down(looks: Sequence[Look], plan: LoadPlan) -> Check:
         return Check("scale down", is_kept=False, numbers=numbers)
     numbers = (
         f"{peak} -> 0 replicas, none wanted {wanted:.1f} s after the last answer "
-        f"(idleSeconds {plan.idle_seconds}, cooldownPeriod {plan.cooldown_period}), "
-        f"none left after {gone:.1f} s {limit}; {busy} requests under way at zero"
+        f"(at least {plan.least_down:g} s), none left after {gone:.1f} s {limit}; "
+        f"{busy} requests under way at zero"
     )
-    is_kept = plan.idle_seconds <= wanted and gone <= plan.down_budget and not busy
+    is_kept = plan.least_down <= wanted and gone <= plan.down_budget and not busy
     return Check("scale down", is_kept, numbers)
 
 
@@ -205,7 +210,7 @@ def cold_start(phase: Phase, plan: LoadPlan) -> Check:
         f"{phase.loaded}; woken after {woken - asked:.1f} s, first token after {ttft:.1f} s "
         f"(limit {plan.cold_start_budget:g} s), of which {plan.load_seconds:g} s load the model"
     )
-    is_kept = not before.pods and asked <= woken and ttft <= plan.cold_start_budget
+    is_kept = not before.pods and asked <= woken < math.inf and ttft <= plan.cold_start_budget
     return Check("cold start", phase.loaded.is_good and is_kept, numbers)
 
 

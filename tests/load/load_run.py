@@ -163,23 +163,32 @@ async def _locust(plan: LoadPlan, host: str, flags: Mapping[str, object]) -> Loa
                 await process.wait()
         if process.returncode:
             raise LoadError(f"locust ended with {process.returncode}:\n{errors.decode()[-2000:]}")
-        rows = json.loads(stats.with_suffix(".json").read_text())
-        with stats.with_name("stats_failures.csv").open(newline="") as failures:
-            return to_loaded(rows, csv.DictReader(failures))
+        return read(stats)
 
 
-def to_loaded(rows: Iterable[Mapping[str, Any]], failures: Iterable[Mapping[str, str]]) -> Loaded:
-    """Take what is looked at from locust's statistics, and from what it says went wrong."""
+def read(stats: Path) -> Loaded:
+    """Read what locust wrote under this name with `--json-file` and `--csv`."""
+    rows = json.loads(stats.with_name(f"{stats.name}.json").read_text())
+    with stats.with_name(f"{stats.name}_failures.csv").open(newline="") as failures:
+        return _loaded(rows, csv.DictReader(failures))
+
+
+def _loaded(rows: Iterable[Mapping[str, Any]], failures: Iterable[Mapping[str, str]]) -> Loaded:
     by_name = {(row["method"], row["name"]): row for row in rows}
     statuses = {
         name: row["num_requests"] for (kind, name), row in by_name.items() if kind == "status"
     }
     return Loaded(
         statuses,
-        {row["Error"]: int(row["Occurrences"]) for row in failures},
+        {_unwrapped(row["Error"]): int(row["Occurrences"]) for row in failures},
         _times(by_name.get(("TTFT", "first token"))),
         _times(by_name.get(("ITL", "mean of an answer"))),
     )
+
+
+def _unwrapped(error: str) -> str:
+    """Give the text of an error; locust writes it as a call of its own exception."""
+    return error.removeprefix("CatchResponseError('").removesuffix("')")
 
 
 def _times(row: Mapping[str, Any] | None) -> dict[float, int]:
