@@ -19,7 +19,7 @@ _LEAST_AT_ONCE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan(StackPlan):
-    """How a verification goes. The defaults take about four minutes."""
+    """How a verification goes. The defaults take three and a half minutes."""
 
     model: EngineModel = field(
         default_factory=lambda: EngineModel(max_num_seqs=16, num_blocks=384, step_seconds=0.04)

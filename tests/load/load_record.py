@@ -5,6 +5,7 @@ import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ def record(
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": list(command),
         "exitCode": exit_code,
-        "versions": {"keda-scaler": __version__, "Python": platform.python_version()},
+        "versions": {
+            "keda-scaler": __version__,
+            "Python": platform.python_version(),
+            "locust": version("locust"),
+        },
         "platform": platform.platform(),
         **more,
         "text": text,
