@@ -207,7 +207,7 @@ def cold_start(phase: Phase, plan: LoadPlan) -> Check:
     woken = next((look.at for look in phase.looks if look.wanted), math.inf)
     ttft = quantile(phase.loaded.ttft, 1.0) / 1000
     numbers = (
-        f"{phase.loaded}; woken after {woken - asked:.1f} s, first token after {ttft:.1f} s "
+        f"{phase.loaded}; woken after {woken - asked:.1f} s, first token after {ttft:.2g} s "
         f"(limit {plan.cold_start_budget:g} s), of which {plan.load_seconds:g} s load the model"
     )
     is_kept = not before.pods and asked <= woken < math.inf and ttft <= plan.cold_start_budget
