@@ -27,7 +27,7 @@ from load_checks import (
     scale_down,
     scale_up,
 )
-from load_run import LOCUSTFILE, read
+from load_run import LOCUSTFILE, LoadError, read, run_locust
 from verify import main
 
 PLAN = LoadPlan(users=10)
@@ -171,6 +171,32 @@ def test_a_short_verification(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert printed.strip() in (tmp_path / "evidence" / "verify.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ExceptionGroup("", [LoadError("no locust")]), 2, "not verified: no locust"),
+        (TimeoutError(), 1, "not over within 50 s"),
+        (None, 1, "0 of 5 checks passed"),
+    ],
+)
+def test_what_was_not_checked_has_not_passed(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception | None,
+    code: int,
+    said: str,
+) -> None:
+    """A load that could not be run, a run that did not end, and one that ended too early."""
+
+    async def fail(*_: object) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr("verify.verify", fail)
+    assert main(["--short"]) == code
+    assert said in capsys.readouterr().out
+
+
 # The locustfile, and the Job that runs it
 
 JOB = LOCUSTFILE.parent / "job.yaml"
@@ -246,6 +272,12 @@ async def test_the_job_counts_every_answer_and_fails_if_one_is_bad(
     assert sum(loaded.ttft.values()) == 3, "of answers that had a token"
     assert sum(loaded.itl.values()) == 1, "of answers that had two"
     assert {request.headers["Authorization"] for request in asked} == {"Bearer secret"}
+
+
+async def test_locust_that_does_not_run_is_no_load() -> None:
+    """What it printed says why."""
+    with pytest.raises(LoadError, match="unrecognized arguments: --no-such-flag"):
+        await run_locust(PLAN, "http://127.0.0.1:9", {"no_such_flag": 1})
 
 
 @pytest.mark.parametrize("version", VERSIONS)

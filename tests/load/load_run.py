@@ -94,7 +94,7 @@ async def _ask_once(plan: LoadPlan, stack: Stack) -> Phase:
 async def _load(plan: LoadPlan, stack: Stack, **flags: object) -> Phase:
     """Run locust with these flags to its end."""
     async with _looking(stack) as looks:
-        loaded = await _locust(plan, stack.gateway.url, flags)
+        loaded = await run_locust(plan, stack.gateway.url, flags)
     return Phase(loaded, looks)
 
 
@@ -128,8 +128,13 @@ def _look(stack: Stack) -> Look:
     )
 
 
-async def _locust(plan: LoadPlan, host: str, flags: Mapping[str, object]) -> Loaded:
-    """Run the locustfile in a process of its own: locust replaces what Python's sockets are."""
+async def run_locust(plan: LoadPlan, host: str, flags: Mapping[str, object]) -> Loaded:
+    """Run the locustfile in a process of its own: locust replaces what Python's sockets are.
+
+    Raises:
+        LoadError: it could not; that requests failed is none.
+
+    """
     with tempfile.TemporaryDirectory(prefix="keda-scaler-load-") as folder:
         stats = Path(folder) / "stats"
         every = {
