@@ -12,7 +12,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' keda_scaler/__init__.p
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cache/tools/bin:$(PATH)
 
-.PHONY: help run demo test check fmt bench docs pictures proto lock tools wheel version image e2e clean
+.PHONY: help run demo test verify check fmt bench docs pictures proto lock tools wheel version image e2e clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -27,6 +27,9 @@ test: check tools  ## install everything, and run all that CI runs
 	$(BIN)/coverage run -m pytest tests/core tests/engines tests/gateways
 	$(BIN)/coverage report
 	$(BIN)/pytest -n 2 --dist loadgroup --ignore tests/core --ignore tests/engines --ignore tests/gateways
+
+verify: $(VENV)/dev  ## put the simulated stack under load, and check what scaling promises; 3.5 minutes
+	@$(BIN)/python tests/load/verify.py --record build/verify
 
 check: $(VENV)/dev  ## format, lint, types, layers, generated code
 	$(BIN)/ruff format --check .
