@@ -15,6 +15,8 @@ import pytest
 
 from benchmark_process import BENCHMARKS, run_benchmark
 
+pytestmark = pytest.mark.xdist_group("benchmarks")  # one at a time, on their cores
+
 
 def benchmark(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return run_benchmark("unary.py", "--seconds", "0.3", "--rounds", "1", *arguments)

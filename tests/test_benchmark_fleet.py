@@ -4,8 +4,12 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from benchmark_process import run_benchmark
 from prometheus_server import tool_binary
+
+pytestmark = pytest.mark.xdist_group("benchmarks")  # one at a time, on their cores
 
 METHODS = {"GetMetricSpec", "GetMetrics", "IsActive", "all"}
 

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.xdist_group("benchmarks")  # one at a time, on their cores
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -8,13 +8,14 @@ import pytest
 
 from benchmark_process import run_benchmark
 
+pytestmark = pytest.mark.xdist_group("benchmarks")  # one at a time, on their cores
+
 
 def benchmark(*arguments: str) -> "subprocess.CompletedProcess[str]":
     small = ("--pods", "100", "--rounds", "2", "--poll-seconds", "2", "--seconds", "2")
     return run_benchmark("upstream.py", *small, "--pages", "20", *arguments)
 
 
-@pytest.mark.xdist_group("prometheus")
 def test_a_hundred_targets_take_as_many_queries_as_ten(tmp_path: Path) -> None:
     """Each has its own numbers; the JSON has what the table shows."""
     results = tmp_path / "results.json"
@@ -36,7 +37,6 @@ def test_a_hundred_targets_take_as_many_queries_as_ten(tmp_path: Path) -> None:
         assert each["what"] in done.stdout
 
 
-@pytest.mark.xdist_group("prometheus")
 def test_pages_above_the_limit_fail() -> None:
     """Exit code 1, and it says why."""
     done = benchmark("--targets", "1", "--limit", "0.0001")

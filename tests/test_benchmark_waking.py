@@ -4,7 +4,11 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from benchmark_process import run_benchmark
+
+pytestmark = pytest.mark.xdist_group("benchmarks")  # one at a time, on their cores
 
 
 def benchmark(*arguments: str) -> "subprocess.CompletedProcess[str]":
