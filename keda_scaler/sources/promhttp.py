@@ -13,6 +13,7 @@ Importing this module imports the HTTP client, which takes a while; `promapi` do
 
 import json
 from collections.abc import Callable, Mapping
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ class _Session(Session):
     def __init__(self, authorization: Callable[[], str | None]) -> None:
         super().__init__()
         self.trust_env = False  # no proxies, no .netrc, no other CA bundle
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # none are kept
         self._authorization = authorization
 
     def request(self, method: str, url: str | bytes, **kwargs: Any) -> Response:  # type: ignore[override]  # the base names every keyword
