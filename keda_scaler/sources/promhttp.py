@@ -121,7 +121,7 @@ class _Session(Session):
         }
         response = super().request(method, url, **kwargs)
         try:
-            body = _body(response, with_credentials=credentials is not None)
+            body = _body(response, credentials)
         except BaseException:
             response.close()
             raise
@@ -130,9 +130,9 @@ class _Session(Session):
         return response
 
 
-def _body(response: Response, *, with_credentials: bool) -> bytes:
+def _body(response: Response, credentials: str | None) -> bytes:
     if response.status_code != 200:
-        raise _refusal(response, with_credentials=with_credentials)
+        raise _refusal(response, credentials)
     body = bytearray()
     for chunk in response.iter_content(64 * 2**10):
         body += chunk
@@ -141,17 +141,17 @@ def _body(response: Response, *, with_credentials: bool) -> bytes:
     return bytes(body)
 
 
-def _refusal(response: Response, *, with_credentials: bool) -> SourceError:
+def _refusal(response: Response, credentials: str | None) -> SourceError:
     status = response.status_code
     if 300 <= status < 400:
         return SourceError(f"Prometheus answered {status}, a redirect; redirects are not followed")
     if status in {401, 403}:
-        what = "refused the credentials" if with_credentials else "asked for credentials"
+        what = "refused the credentials" if credentials else "asked for credentials"
         return SourceError(f"Prometheus {what} ({status})")
     kind, text = _error(response)
     failure = SourceError(f"Prometheus answered {status}" + (f" ({kind})" if kind else ""))
-    if text:
-        failure.add_note(text)
+    if text and not (credentials and credentials.split()[-1] in text):  # some repeat the request
+        failure.add_note(text[:_SHOWN])
     return failure
 
 
@@ -163,4 +163,4 @@ def _error(response: Response) -> tuple[str, str]:
         kind, text = str(answer["errorType"]), str(answer["error"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return "", ""
-    return (kind if kind in _ERROR_TYPES else ""), text[:_SHOWN]
+    return (kind if kind in _ERROR_TYPES else ""), text
