@@ -28,9 +28,10 @@ def problems(metadata: dict[str, str], namespace: str | None = None) -> tuple[st
         {"endpoints": "http://" + "a" * 10**6, "serverAddress": "//" * 500_000},
         {"selector": "{" * 10**6, "wakeQuery": "(" * 10**6, "path": "/" * 10**6},
         {"targetQueueDepth": "9" * 10**6, "targetGpuMemoryPressure": "%" * 10**6},
+        {"wakeFrom": "1" * 10**6, "wakeService": "llama", "wakeQuery": "up"},
         {"model": "\u202e\U0001f4a9" * 10**5, "engine": "\U0001f4a9" * 10**5},
     ],
-    ids=["keys", "long keys", "lists", "URLs", "grammars", "numbers", "unicode"],
+    ids=["keys", "long keys", "lists", "URLs", "grammars", "numbers", "words", "unicode"],
 )
 def test_a_bomb_of_metadata_is_refused_soon(bomb: dict[str, str]) -> None:
     """Whatever its size, it takes a fraction of a second and gives an error of a few lines."""
