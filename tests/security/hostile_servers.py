@@ -112,7 +112,7 @@ async def reader(
         await made.close()
 
 
-def bomb(wbits: int, times: int = 1, mebibytes: int = 512) -> bytes:
+def bomb(wbits: int, times: int = 1, mebibytes: int = 128) -> bytes:
     """Pack zeros, each time by a factor of a thousand or so."""
     packer = zlib.compressobj(9, zlib.DEFLATED, wbits)
     packed = b"".join(packer.compress(bytes(2**20)) for _ in range(mebibytes)) + packer.flush()
