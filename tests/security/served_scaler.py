@@ -71,7 +71,8 @@ async def scaler() -> AsyncIterator[Served]:
     """Serve while inside."""
     telemetry = Telemetry()
     store = Store(_without_replicas, telemetry.decided, time.monotonic)
-    server = Server(Servicer(store, Accepts(), telemetry), "127.0.0.1:0", None)
+    accepts = Accepts(prometheus=frozenset({"main"}))
+    server = Server(Servicer(store, accepts, telemetry), "127.0.0.1:0", None)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         served = Served(server.port, channel, ExternalScalerStub(channel))

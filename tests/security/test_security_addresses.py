@@ -58,6 +58,23 @@ async def test_a_redirect_leads_nowhere(kind: str) -> None:
 
 
 @CLIENTS
+async def test_no_proxy_of_the_environment_comes_in_between(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was judged is what is asked."""
+    async with (
+        listening(answer(VECTOR), FORBIDDEN) as (elsewhere, (proxy,)),
+        listening(answer(VECTOR), ALLOWED) as (port, (allowed,)),
+    ):
+        for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(variable, f"http://{FORBIDDEN}:{elsewhere}")
+        async with reader(kind, ALLOWED, port) as client:
+            assert not isinstance(await client.read(), str)
+
+    assert (len(allowed.requests), len(proxy.requests)) == (1, 0)
+
+
+@CLIENTS
 async def test_a_page_cannot_leave_anything_that_is_sent_later(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

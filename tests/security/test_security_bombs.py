@@ -25,7 +25,7 @@ CLIENTS = pytest.mark.parametrize("kind", ["page", "prometheus"])
 )
 @CLIENTS
 async def test_a_bomb_is_not_unpacked(kind: str, encoding: str, packed: bytes) -> None:
-    """128 MiB that travel as an eighth of one, or as next to nothing: not more than is read of any."""
+    """128 MiB that travel as an eighth of one, or as next to nothing; no more is unpacked of it."""
     limit = pages.MAX_PAGE_BYTES if kind == "page" else 32 * MEBIBYTE
     async with (
         listening(answer(packed, f"Content-Encoding: {encoding}"), ALLOWED) as (port, _),

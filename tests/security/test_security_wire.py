@@ -260,6 +260,24 @@ async def test_a_bomb_of_metadata_is_an_error_like_any_other(
     assert served.worst < SECONDS
 
 
+@pytest.mark.parametrize(
+    ("namespace", "query"),
+    [("..", "up"), ("models", 'up{namespace="other"} or vector(0)'), ("other/models", "up")],
+)
+@pytest.mark.parametrize("method", ["GetMetricSpec", "IsActive", "StreamIsActive"])
+async def test_the_namespace_of_the_call_is_the_one_that_counts(
+    served: Served, method: str, namespace: str, query: str
+) -> None:
+    """One that is none, and a query about another, get INVALID_ARGUMENT; the right one does not."""
+    metadata = {"prometheus": "main", "wakeFrom": "query", "wakeQuery": query}
+    ref = pb.ScaledObjectRef(name="llama", namespace=namespace, scalerMetadata=metadata)
+    assert await getattr(served.stub, method)(ref, timeout=5).code() is (
+        grpc.StatusCode.INVALID_ARGUMENT
+    )
+    ref.namespace = "models" if query == "up" else "other"
+    assert (await served.stub.GetMetricSpec(ref, timeout=5)).metricSpecs
+
+
 async def test_long_names_are_refused(served: Served) -> None:
     """Of a ScaledObject, which would be kept; and of a metric, which is repeated in part."""
     for ref in (
