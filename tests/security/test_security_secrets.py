@@ -259,6 +259,25 @@ async def test_no_secret_is_told_to_anybody(world: World) -> None:
         assert part in everything, "the failures have happened"
 
 
+async def test_the_exporter_tells_no_query_of_its_engine() -> None:
+    """Neither at the start nor when the engine does not answer."""
+    process = await asyncio.create_subprocess_exec(
+        *(COMMAND, "exporter", "--no-gpu", "--listen", "127.0.0.1:0", "--interval", "1"),
+        *("--engine-url", f"http://127.0.0.1:9/metrics?token={secret('engine')}"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdout
+    async with asyncio.timeout(WAIT_SECONDS):
+        said = await process.stdout.readline() + await process.stdout.readline()
+        process.terminate()
+        said += (await process.communicate())[0]
+
+    assert b"cannot connect" in said
+    assert b"metrics?..." in said
+    assert MARK.encode() not in said
+
+
 @pytest.mark.parametrize(
     "flags",
     [
