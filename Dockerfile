@@ -1,10 +1,10 @@
-# Two stages: the first installs into /opt/keda-scaler, the second takes that folder and nothing else.
+# Two stages: the first builds the wheel and installs it into /opt/keda-scaler, the second takes that
+# folder and nothing else. `make image` builds it.
 #
-#   docker build --build-arg VERSION=0.1.0 --build-arg REVISION="$(git rev-parse HEAD)" -t keda-scaler .
-#
-# 3.11 is the version that requirements/ are locked for. A release pins the digest of this tag as
-# well (python:3.11-slim-bookworm@sha256:...), in both stages, because a tag moves.
-FROM python:3.11-slim-bookworm AS build
+# 3.11 is the version that requirements/ are locked for. A tag moves: a release gives its digest as
+# well, with --build-arg BASE=python:3.11-slim-bookworm@sha256:...
+ARG BASE=python:3.11-slim-bookworm
+FROM ${BASE} AS build
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
@@ -24,11 +24,12 @@ RUN pip install --require-hashes --only-binary :all: -r requirements/build.txt
 
 COPY pyproject.toml README.md LICENSE ./
 COPY keda_scaler keda_scaler
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheel .
 # Bytecode that does not depend on the times of files, which image builders may rewrite.
-RUN pip --python /opt/keda-scaler/bin/python install --no-compile --no-deps --no-build-isolation . \
+RUN pip --python /opt/keda-scaler/bin/python install --no-compile --no-deps --no-index /wheel/*.whl \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/keda-scaler/lib
 
-FROM python:3.11-slim-bookworm
+FROM ${BASE}
 
 ARG VERSION=unknown
 ARG REVISION=unknown

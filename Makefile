@@ -5,13 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PROTO_FLAGS := -Ikeda_scaler/pb=protos keda_scaler/pb/externalscaler.proto keda_scaler/pb/podresources.proto
+DOCKER ?= docker
+IMAGE ?= keda-scaler
+BASE ?= $(shell sed -n 's/^ARG BASE=//p' Dockerfile)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' keda_scaler/__init__.py)
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cache/tools/bin:$(PATH)
 
-.PHONY: help run demo test check fmt fuzz bench audit sbom docs proto lock tools clean
+.PHONY: help run demo test check fmt fuzz bench audit sbom docs pictures proto lock tools wheel version image e2e clean
 
 help:  ## list the verbs
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
 
 run: $(VENV)/runtime  ## install, and run the scaler with its embedded simulated engine
 	@exec $(BIN)/keda-scaler serve --demo
@@ -52,12 +56,15 @@ bench: $(VENV)/dev tools  ## everything that docs/performance.md tells, beside b
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/fleet.py
+	$(BIN)/python benchmarks/hanging.py
 	$(BIN)/python benchmarks/flood.py
 
-docs: $(VENV)/dev  ## write docs/engines.md, docs/gateways.md and the tables of docs/faults.md
-	tools/render-engines
-	tools/render-gateways
-	tools/render-faults
+docs: $(VENV)/dev tools  ## write what is made from code: of docs/, of the chart, manifests/install.yaml
+	for each in tools/render-*; do $$each || exit 1; done
+
+pictures: $(VENV)/dev tools  ## take the pictures in docs/images anew, in Chromium
+	$(BIN)/pytest -q tests/test_page_browser.py -k legible
+	install -m 644 .cache/screenshots/list-light.png docs/images/page.png
 
 proto: $(VENV)/dev  ## generate keda_scaler/pb
 	$(BIN)/python -m grpc_tools.protoc --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. $(PROTO_FLAGS)
@@ -67,13 +74,32 @@ lock: $(VENV)/dev  ## pin requirements/, with hashes
 	$(COMPILE) --extra dev -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
 	$(COMPILE) -c requirements/dev.txt requirements/build.in -o requirements/build.txt
 
-tools: .cache/tools/bin/prometheus .cache/tools/bin/redis-server  ## fetch what tests use beside Python
+tools: .cache/tools/bin/prometheus .cache/tools/bin/redis-server .cache/tools/bin/helm .cache/tools/bin/chromium  ## fetch what tests use beside Python
 
 .cache/tools/bin/prometheus: tools/fetch-prometheus
 	tools/fetch-prometheus $@
 
 .cache/tools/bin/redis-server: tools/fetch-redis
 	tools/fetch-redis $@
+
+.cache/tools/bin/chromium: tools/fetch-chromium
+	tools/fetch-chromium $@
+
+.cache/tools/bin/helm: tools/fetch-helm | $(VENV)/dev
+	tools/fetch-helm $@
+
+wheel: $(VENV)/dev  ## build dist/keda_scaler-VERSION-py3-none-any.whl
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+
+version:  ## print the version
+	@echo $(VERSION)
+
+image:  ## build the image keda-scaler:VERSION; needs docker, or DOCKER=podman
+	$(DOCKER) build --build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$(shell git rev-parse HEAD) --tag $(IMAGE):$(VERSION) .
+
+e2e: $(VENV)/dev  ## scale from 0 to N and back in the cluster of KUBECONFIG; see tests/e2e/README.md
+	$(BIN)/pytest -c tests/e2e/pytest.ini tests/e2e
 
 $(VENV)/runtime: requirements/runtime.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -6,12 +6,14 @@ the activity). That is 17 unary calls.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import keda_calls
 from fleet_client import Chain, Request
 
+from keda_scaler.core.names import REPORTS
+from keda_scaler.core.signals import Signal
 from keda_scaler.pb import externalscaler_pb2 as pb
 
 NAMESPACES = 200
@@ -22,6 +24,7 @@ POLL_SECONDS = 30.0
 """KEDA's default `pollingInterval`."""
 
 HPA_SECONDS = 15.0
+_OF_REPORTS = (keda_calls.METRIC, Signal.CONCURRENCY.value)
 CALLS = 17
 """Unary calls in `POLL_SECONDS`, of one ScaledObject."""
 
@@ -30,6 +33,8 @@ CALLS = 17
 class ScaledObject:
     """The requests about one ScaledObject."""
 
+    namespace: str
+    name: str
     specs: Request
     activity: Request
     values: tuple[Request, ...]
@@ -47,28 +52,45 @@ class ScaledObject:
         return tuple(r for value in self.values for r in (self.specs, value, self.activity))
 
 
-def fleet(objects: int, url: str, seed: int = 7) -> list[ScaledObject]:
+def fleet(objects: int, url: str) -> list[ScaledObject]:
     """Make a fleet that reads pages below a URL."""
+    return fleet_of(objects, lambda number: _reads_pages(number, url))
+
+
+def fleet_of(
+    objects: int, metadata: Callable[[int], Mapping[str, str]], seed: int = 7
+) -> list[ScaledObject]:
+    """Make a fleet of triggers."""
     chance = random.Random(seed)
-    return [_scaled_object(number, url, chance) for number in range(objects)]
+    return [_scaled_object(number, metadata(number), chance) for number in range(objects)]
 
 
-def _scaled_object(number: int, url: str, chance: random.Random) -> ScaledObject:
+def _reads_pages(number: int, url: str) -> Mapping[str, str]:
     page = number % PAGES
     given = keda_calls.metadata(f"{url}/{page % 10}/{page}/metrics", 5)
     del given["targetConcurrency"]  # two metrics, as by default
-    given["onUnknown"] = "hold"
+    return {**given, "onUnknown": "hold"}
+
+
+def _scaled_object(number: int, given: Mapping[str, str], chance: random.Random) -> ScaledObject:
     bare = pb.ScaledObjectRef(name=f"llama-{number}", namespace=f"team-{number % NAMESPACES}")
     reference = keda_calls.reference_bytes(bare, given, chance)
     return ScaledObject(
+        namespace=bare.namespace,
+        name=bare.name,
         specs=Request("GetMetricSpec", reference),
         activity=Request("IsActive", reference),
         values=tuple(
             Request("GetMetrics", keda_calls.metrics_request(reference, metric))
-            for metric in keda_calls.METRICS
+            for metric in _metrics(given)
         ),
         streams=(Request("StreamIsActive", reference), Request("StreamMetricSpec", reference)),
     )
+
+
+def _metrics(given: Mapping[str, str]) -> tuple[str, str]:
+    """Name the two metrics of a trigger."""
+    return _OF_REPORTS if given["engine"] == REPORTS else keda_calls.METRICS
 
 
 def schedule(objects: Sequence[ScaledObject], seconds: float, seed: int = 11) -> list[Chain]:

@@ -6,6 +6,7 @@ hash instead.
 """
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -67,7 +68,7 @@ def requests(given: dict[str, str], seed: int = 3) -> list[bytes]:
 
 
 def reference_bytes(
-    bare: pb.ScaledObjectRef, given: dict[str, str], chance: random.Random
+    bare: pb.ScaledObjectRef, given: Mapping[str, str], chance: random.Random
 ) -> bytes:
     """Serialize a reference with the metadata in any order."""
     keys = list(given)

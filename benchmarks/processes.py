@@ -3,7 +3,9 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+TOOLS = Path(__file__).parent.parent / ".cache" / "tools" / "bin"
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 
@@ -101,6 +104,39 @@ def running(
     finally:
         watchdog.cancel()
         _stop(process)
+
+
+def find(tool: str) -> str | None:
+    """Find a tool's binary; None: there is none."""
+    local = TOOLS / tool
+    return str(local) if local.exists() else shutil.which(tool)
+
+
+def free_port() -> int:
+    """Give a port of loopback that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextlib.contextmanager
+def process(tool: str, arguments: Sequence[str], port: int) -> Iterator[Server]:
+    """Run a tool that does not say where it listens, on the cores that we run on ourselves.
+
+    Raises:
+        StartError: when there is no such tool.
+
+    """
+    binary = find(tool)
+    if binary is None:
+        raise StartError(f"no {tool}; make tools fetches it")
+    started = subprocess.Popen(
+        [binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        yield Server(tool, started, (port,))
+    finally:
+        _stop(started)
 
 
 def _start(

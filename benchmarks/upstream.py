@@ -26,7 +26,7 @@ from pathlib import Path
 import aiohttp
 import grpc
 import uvloop
-from processes import Cores, Server, StartError, running
+from processes import Cores, Server, StartError, find, running
 from tables import lay_out
 from unary_results import percentile
 from upstream_server import HOST, model_of, namespace_of, queue_of
@@ -34,7 +34,6 @@ from upstream_world import (
     Reads,
     Scaler,
     UpstreamError,
-    find_prometheus,
     prometheus,
     queries,
     target,
@@ -122,7 +121,7 @@ async def measure(options: Options, place: Place) -> list[Result]:
     results = []
     command = [sys.executable, str(_HERE / "upstream_server.py"), f"{options.pods}"]
     with running("pages", command, place.cores.client, place.env) as fleet:
-        binary = find_prometheus()
+        binary = find("prometheus")
         if binary is None:
             print("no prometheus, try `make tools`: left out", file=sys.stderr)
         else:

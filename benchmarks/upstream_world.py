@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import re
-import shutil
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 import grpc
-from processes import Server, StartError
+from processes import Server, StartError, free_port
 from upstream_server import HOST, PODS_OF_A_PAGE
 
 from keda_scaler.core.signals import Signal
@@ -51,12 +49,6 @@ class UpstreamError(Exception):
     """Something was not read as it is, or not in time."""
 
 
-def find_prometheus() -> str | None:
-    """Find the binary; None: there is none."""
-    local = Path(__file__).parent.parent / ".cache" / "tools" / "bin" / "prometheus"
-    return str(local) if local.exists() else shutil.which("prometheus")
-
-
 @contextlib.asynccontextmanager
 async def prometheus(
     binary: str, folder: Path, port_of_pages: int, pods: int, session: aiohttp.ClientSession
@@ -73,9 +65,7 @@ async def prometheus(
     )
     config = folder / "prometheus.yml"
     config.write_text(_CONFIG.format(seconds=SCRAPE_SECONDS, parts=parts))
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         binary,
         f"--config.file={config}",

@@ -27,8 +27,11 @@ from keda_scaler.sources.reports import MemoryReports, Reports, ReportsSource
 from keda_scaler.sources.supervisor import Supervisor
 from keda_scaler.store import Follow, Store, Target
 from keda_scaler.telemetry import Telemetry
+from keda_scaler.web.access import Access
+from keda_scaler.web.page import Pages
 from keda_scaler.web.reports import ReportsApi
 from keda_scaler.web.server import WebServer
+from keda_scaler.web.targets import TargetsApi
 from keda_scaler.web.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -90,12 +93,16 @@ class App:
         exits.push_async_callback(self._unsupervise, self._supervisors)
         store = Store(self._follow_by(settings), telemetry.decided, time.monotonic)
         exits.callback(store.close)
-        telemetry.count_targets(store.decisions)
+        telemetry.watch(store)
         if settings.demo:
             await exits.enter_async_context(embedded_engine())
         exits.push_async_callback(_cancel, asyncio.create_task(_sweep(store), name="sweep"))
         reports_api = await asyncio.to_thread(_reports_api, settings, self._reports)
-        web = WebServer(settings.http_address, telemetry, lambda: self._serving, reports_api)
+        access = await asyncio.to_thread(_access, settings)
+        pages = Pages(TargetsApi(store, access))
+        web = WebServer(
+            settings.http_address, telemetry, lambda: self._serving, reports_api, pages.routes()
+        )
         await web.start()
         exits.push_async_callback(web.stop)
         servicer = Servicer(
@@ -189,6 +196,14 @@ def _reports_api(settings: Settings, reports: Reports) -> ReportsApi | None:
     if settings.report_tokens is None:
         return None
     return ReportsApi(reports, Tokens(settings.report_tokens))
+
+
+def _access(settings: Settings) -> Access:
+    """Build who may see targets. Reads a file: call it in a thread."""
+    tokens = None
+    if settings.http_tokens is not None:
+        tokens = Tokens(settings.http_tokens, setting="--http-tokens")
+    return Access(settings.http_address, tokens, is_open=settings.http_open)
 
 
 async def _sweep(store: Store) -> None:

@@ -28,8 +28,10 @@ app = typer.Typer(
 
 _ELSEWHERE = {
     "probe": ("keda_scaler.probe", "probe_command"),
+    "explain": ("keda_scaler.explain", "explain_command"),
     "exporter": ("keda_scaler.exporter.command", "exporter_command"),
     "demo": ("keda_scaler.demo.command", "demo_command"),
+    "lint": ("keda_scaler.lint.command", "lint_command"),
 }
 """Commands with modules of their own, which take time and memory that `serve` has no use for."""
 
@@ -41,7 +43,14 @@ def serve_command(  # noqa: PLR0913, PLR0917  # one parameter a flag
         str | None, typer.Option(help="Where KEDA calls. [default: 0.0.0.0:6000]")
     ] = None,
     http_address: Annotated[
-        str | None, typer.Option(help="Metrics and health. [default: 127.0.0.1:8080]")
+        str | None, typer.Option(help="Metrics, health, the page. [default: 127.0.0.1:8080]")
+    ] = None,
+    http_tokens: Annotated[
+        Path | None, typer.Option(help="Tokens of those who may see targets.")
+    ] = None,
+    http_open: Annotated[
+        bool | None,
+        typer.Option("--http-open", help="Show targets without a token.", show_default=False),
     ] = None,
     prometheus: Annotated[
         list[str] | None,
@@ -81,6 +90,8 @@ def serve_command(  # noqa: PLR0913, PLR0917  # one parameter a flag
     flags = {
         "grpc_address": grpc_address,
         "http_address": http_address,
+        "http_tokens": http_tokens,
+        "http_open": http_open,
         "prometheus": prometheus,
         "allow_address": allow_address,
         "demo": demo,
@@ -112,6 +123,7 @@ def _announce(running: App, settings: Settings) -> None:
     address = f"{near}:{running.grpc_port}"
     lines = [
         f"KEDA calls       {grpc_host}:{running.grpc_port}",
+        f"page             http://{settings.http_address.rpartition(':')[0]}:{running.http_port}/",
         f"metrics, health  http://{settings.http_address.rpartition(':')[0]}:{running.http_port}",
     ]
     if settings.demo:
@@ -142,10 +154,12 @@ def _command() -> str:
 def main() -> None:
     """Run the command line; exit code 1 for what is wrong with the command or the settings.
 
-    For a wrong command the default is 2, which of `probe` means that the answer is unknown.
+    For a wrong command the default is 2, which of `probe` means that the answer is unknown. `lint`
+    keeps it, because there 1 means findings.
     """
-    usage_error: Any = typer.BadParameter.__base__  # typer does not export it
-    usage_error.exit_code = 1
+    if sys.argv[1:2] != ["lint"]:
+        usage_error: Any = typer.BadParameter.__base__  # typer does not export it
+        usage_error.exit_code = 1
     if sys.argv[1:2] != ["serve"]:
         for name, (module, command) in _ELSEWHERE.items():
             app.command(name)(getattr(importlib.import_module(module), command))

@@ -12,6 +12,7 @@
     ├── ReportsError          reports cannot be taken; all of a request, or none
     │   ├── TooManyReportsError      a cap on reporters or reported ScaledObjects is reached
     │   └── ReportsUnavailableError  they cannot be kept where all replicas of the scaler see them
+    ├── ExplainError          a scaler does not say why a target is what it is
     └── ScaledObjectError     a ScaledObject manifest cannot be used by the command line
 
 Which gRPC status each of these becomes is one table, in `keda_scaler/rpc/status.py`.
@@ -78,3 +79,7 @@ class ReportsUnavailableError(ReportsError):
 
 class ScaledObjectError(KedaScalerError):
     """A ScaledObject manifest cannot be used by the command line."""
+
+
+class ExplainError(KedaScalerError):
+    """A scaler does not say why a target is what it is."""

@@ -30,7 +30,10 @@ class Reloader:
         take_up: Callable[[Settings], Awaitable[None]],
         record: Callable[[str], None],
     ) -> None:
-        """Take the settings that the server runs with. `record` is told `ok` or `error`."""
+        """Take the settings that the server runs with.
+
+        `record` is told `ok`, `error` or `unchanged`.
+        """
         self._settings = settings
         self._origin = origin
         self._take_up = take_up
@@ -71,6 +74,7 @@ class Reloader:
         for name in refused:
             _log.warning("a setting has changed and needs a restart", setting=name)
         if not changed:
+            self._record("unchanged")
             if asked:
                 _log.info("settings were read again, nothing to take up")
             return

@@ -77,6 +77,8 @@ class PrometheusSettings(BaseModel):
     username: str | None = None
     password_file: Path | None = None
     ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
 
     @field_validator("url")
     @classmethod
@@ -89,6 +91,12 @@ class PrometheusSettings(BaseModel):
             raise ValueError("username and password_file go together")
         if self.username is not None and self.bearer_token_file is not None:
             raise ValueError("give bearer_token_file or username, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_certificate(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file go together")
         return self
 
 
@@ -189,7 +197,14 @@ class Settings(BaseSettings):
     """Where KEDA calls."""
 
     http_address: Annotated[str, BeforeValidator(_address)] = "127.0.0.1:8080"
-    """Metrics and health."""
+    """Metrics, health, reports, and the targets for people and programs."""
+
+    http_tokens: Path | None = None
+    """File with the tokens of those who may see targets, by namespace; None: whoever reaches the
+    loopback address may."""
+
+    http_open: bool = False
+    """Show targets to whoever reaches the HTTP address."""
 
     prometheus: Annotated[dict[str, PrometheusSettings], NoDecode, BeforeValidator(_named_urls)] = (
         Field(default_factory=dict)
@@ -236,6 +251,12 @@ class Settings(BaseSettings):
             raise ValueError("--tls-cert and --tls-key go together")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("--tls-client-ca needs --tls-cert and --tls-key")
+        return self
+
+    @model_validator(mode="after")
+    def _open_or_not(self) -> Self:
+        if self.http_open and self.http_tokens is not None:
+            raise ValueError("give --http-tokens or --http-open, not both")
         return self
 
     @model_validator(mode="after")

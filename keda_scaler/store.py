@@ -11,15 +11,21 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
-from keda_scaler.core.activity import remember
+from msgspec.structs import replace
+
+from keda_scaler.core.activity import Verdict, judge, remember
 from keda_scaler.core.decision import Decision, State, decide
+from keda_scaler.core.explain import Known
+from keda_scaler.core.history import History
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Demand, Engine, Missing, Readings, Replica
+from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
 from keda_scaler.core.trigger import Trigger
-from keda_scaler.core.waking import ask, loaded
+from keda_scaler.core.view import View
+from keda_scaler.core.waking import ask
 from keda_scaler.errors import TooManyTargetsError, TriggerError
 from keda_scaler.sources.sink import Answer, Clock
 
@@ -49,6 +55,20 @@ Observer = Callable[["Target", Decision | None, Decision], None]
 """Called with the target, its decision before and its decision now, when the latter is new."""
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """When there was news of a target, and what the last trouble was."""
+
+    listed_at: float | None
+    """In monotonic seconds; None: never."""
+
+    problem: str | None
+    listed: int
+    answering: int
+    demanded_at: float | None
+    demand_problem: str | None
+
+
 class Target:
     """One target's readings, memory and decision. It is the `Sink` of its source."""
 
@@ -68,6 +88,7 @@ class Target:
         """What the gRPC surface keeps beside the newest decision; nothing here reads it."""
         self.specs: object = None
         """Likewise, beside the trigger."""
+        self._history = History()
         self._clock = clock
         self._observe = observe
         self._replicas: dict[str, ReplicaReadings] = {}
@@ -99,6 +120,33 @@ class Target:
             self._demand,
             self._demand_problem,
         )
+
+    def known(self) -> Known:
+        """Give what there is to explain, as of this instant."""
+        decision = self.decision()
+        view = View(self.trigger, self.snapshot, self._clock())
+        return Known(self.namespace, self.name, view, self._memory, decision, self._history)
+
+    def health(self) -> Health:
+        """Say how what it is read from is doing; cheap, whatever its replicas are."""
+        demand, listed_at = self._demand, self._listed_at
+        if listed_at == math.inf:  # a list that never changes is no news
+            measured = (r.measured_at(Signal.CONCURRENCY) for r in self._replicas.values())
+            listed_at = max((at for at in measured if at is not None), default=None)
+        return Health(
+            listed_at,
+            self._problem,
+            len(self._replicas),
+            self.decision().answering,
+            None if demand is None else demand.at,
+            self._demand_problem,
+        )
+
+    @property
+    def idle_at(self) -> float | None:
+        """When idleness is proven, if it stays as it is, in monotonic seconds; None: no proof."""
+        since = self._memory.idle_since
+        return None if since is None else since + self.trigger.idle_seconds
 
     @property
     def is_waking(self) -> bool:
@@ -235,7 +283,8 @@ class Target:
             return
         self.trigger = trigger
         self.rendered = self.specs = self._paired = self._decision = None
-        self._memory = remember(self._memory, trigger, self.snapshot, self._clock())
+        view = View(trigger, self.snapshot, self._clock())
+        self._memory = remember(self._memory, view, judge(view))
 
     def close(self) -> None:
         """Stop the timer, and wake those who wait."""
@@ -264,32 +313,37 @@ class Target:
     def _update(self) -> None:
         """Take a change of the readings in."""
         self._forget_soon()
-        self._updated_at = self._clock()
+        self._updated_at = now = self._clock()
         snapshot = self.snapshot
-        self._memory = remember(self._memory, self.trigger, snapshot, self._clock())
+        view = View(self.trigger, snapshot, now)
+        verdict = judge(view)
+        self._memory = remember(self._memory, view, verdict)
         tried = self._problem is not None or self._listed_at is not None
         if self.trigger.wake_from is not None:
             tried = tried and not (self._demand is None and self._demand_problem is None)
         if tried and all(known.was_tried for known in snapshot.replicas):
             self.first_reading.set()
-        self._decide(snapshot)
+        self._decide(view, verdict)
 
     def _decision_at(self, now: float) -> Decision:
         if self._update_soon is not None:
             self._update()
         decision = self._decision
-        return self._decide() if decision is None or now >= decision.until else decision
+        return self._decide_anew() if decision is None or now >= decision.until else decision
 
-    def _decide(self, snapshot: Snapshot | None = None) -> Decision:
-        now = self._clock()
-        snapshot = snapshot or self.snapshot
-        decision = decide(self.trigger, snapshot, self._memory, now)
-        self._decision = decision
-        ready = loaded(snapshot)
-        self._memory = ask(self._memory, self.trigger, decision.wanted, ready, now)
+    def _decide_anew(self) -> Decision:
+        """Decide although nothing was read."""
+        view = View(self.trigger, self.snapshot, self._clock())
+        return self._decide(view, judge(view))
+
+    def _decide(self, view: View, verdict: Verdict) -> Decision:
+        self._decision = decision = decide(view, self._memory, verdict)
+        self._memory = ask(self._memory, view, decision.wanted)
         self._ring_at(decision.until)
         if decision.state is not State.UNKNOWN:
             self.first_reading.set()
+        if self.first_reading.is_set():
+            self._history.record(view, decision)
         before = self._observed
         if self.first_reading.is_set() and (before is None or told(before) != told(decision)):
             self._observed = decision
@@ -317,7 +371,7 @@ class Target:
         self._timer = None
         decision = self._decision
         if decision is None or self._clock() >= decision.until:
-            self._decide()
+            self._decide_anew()
         else:
             self._ring_at(decision.until)
 
@@ -349,13 +403,23 @@ class Store:
         self._targets: dict[Key, tuple[Target, Callable[[], None]]] = {}
         self.made = 0
         """Targets that there have been so far."""
+        self.forgotten = 0
+        """Targets that were dropped because nobody asked about them."""
 
     def __len__(self) -> int:
         return len(self._targets)
 
-    def decisions(self) -> list[Decision]:
-        """Give the decision of every target."""
-        return [target.decision() for target, _ in self._targets.values()]
+    def targets(self) -> list[tuple[Key, Target]]:
+        """Give every target with its key."""
+        return [(key, target) for key, (target, _) in self._targets.items()]
+
+    def named(self, namespace: str, name: str) -> list[Target]:
+        """Find the targets of a ScaledObject: one for each metadata that KEDA asks about."""
+        return [
+            target
+            for target, _ in self._targets.values()
+            if target.name == name and target.namespace == namespace
+        ]
 
     def find(self, key: Key) -> Target | None:
         """Find a target that is followed; None: it is not."""
@@ -391,6 +455,7 @@ class Store:
         for key, (target, stop) in list(self._targets.items()):
             if not target.streams and now >= target.asked_at + FORGET_SECONDS:
                 del self._targets[key]
+                self.forgotten += 1
                 stop()
                 target.close()
 

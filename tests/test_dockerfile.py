@@ -47,17 +47,18 @@ def test_hadolint_is_content() -> None:
 def test_both_stages_have_the_python_that_requirements_are_locked_for() -> None:
     """One base, its minor version pinned, and the one that make lock names."""
     locked = re.findall(r"--python-version (\S+)", (ROOT / "Makefile").read_text())
+    before = instructions()[: instructions().index(stages()[0][0])]
     bases = [rest.split()[0] for word, rest in instructions() if word == "FROM"]
 
-    assert len(bases) == 2
-    assert len(set(bases)) == 1
-    assert re.fullmatch(
-        rf"python:{re.escape(locked[0])}-slim-\w+(@sha256:[0-9a-f]{{64}})?", bases[0]
-    )
+    assert bases == ["${BASE}"] * 2
+    ((word, argument),) = before
+    assert word == "ARG"
+    pinned = rf"BASE=python:{re.escape(locked[0])}-slim-\w+(@sha256:[0-9a-f]{{64}})?"
+    assert re.fullmatch(pinned, argument)
 
 
 def test_what_is_installed_is_hashed_and_comes_first() -> None:
-    """Dependencies with hashes and as wheels, in a layer above the code; then only the package."""
+    """Dependencies with hashes and as wheels, in a layer above the code; then only our wheel."""
     build = stages()[0]
     *dependencies, package = (
         at for at, (word, rest) in enumerate(build) if word == "RUN" and " install " in rest
@@ -69,7 +70,9 @@ def test_what_is_installed_is_hashed_and_comes_first() -> None:
     for layer in dependencies:
         assert "--require-hashes" in build[layer][1]
         assert "--only-binary :all:" in build[layer][1]
-    assert "--no-deps --no-build-isolation" in build[package][1]
+    built = next(rest for word, rest in build if word == "RUN" and "pip wheel" in rest)
+    assert "--no-deps --no-build-isolation --wheel-dir /wheel ." in built
+    assert "--no-deps --no-index /wheel/*.whl" in build[package][1]
 
 
 def test_the_image_runs_as_nobody_and_gets_signals() -> None:

@@ -6,17 +6,19 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import pytest
 import typer
-from prometheus_client.registry import Collector
+from msgspec import Struct, structs
 
 from keda_scaler import __version__, cli
 from keda_scaler.core import trigger as triggers
 from keda_scaler.core.decision import Reason, State
+from keda_scaler.core.explain import Binding
 from keda_scaler.core.signals import Signal
+from keda_scaler.core.told import Explanation
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 from keda_scaler.errors import TriggerError
 from keda_scaler.rpc.status import STATUS
@@ -27,8 +29,13 @@ from keda_scaler.settings import (
     Settings,
     load_settings,
 )
-from keda_scaler.telemetry import Telemetry
+from keda_scaler.store import Store
+from keda_scaler.telemetry import Telemetry, catalogue
+from keda_scaler.web.access import Access
+from keda_scaler.web.overview import Overview
+from keda_scaler.web.page import Pages
 from keda_scaler.web.server import WebServer
+from keda_scaler.web.targets import TargetsApi
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")], key=str)
@@ -180,28 +187,16 @@ def test_toml_blocks_are_settings(document: Path, tmp_path: Path) -> None:
             assert set(tomllib.loads(block)) <= load_settings({}, file).model_fields_set
 
 
-def metrics_of(telemetry: Telemetry) -> Iterator[list[str]]:
-    collectors: list[Collector] = list(telemetry.registry._collector_to_names)
-    for collector in collectors:
-        (family,) = collector.collect()
-        labels = getattr(collector, "_labelnames", None) or family.samples[0].labels
-        name = family.name + ("_total" if family.type == "counter" else "")
-        yield [f"`{name}`", family.type, ", ".join(f"`{label}`" for label in labels)]
-
-
-def test_every_metric_of_ours_stands_with_its_labels() -> None:
-    """A dashboard can be built from the document."""
-    telemetry = Telemetry()
-    telemetry.count_targets(list)
-    telemetry.rpc_answered("IsActive")
-
-    table = rows(section("docs/settings.md", "metrics"))
-    assert sorted(cells[:3] for cells in table) == sorted(metrics_of(telemetry))
+def test_metrics_are_up_to_date() -> None:
+    """A dashboard can be built from the document; `tools/render-metrics` writes it anew."""
+    assert text_of("docs/metrics.md") == catalogue.render().rstrip("\n") + "\n"
 
 
 def test_every_http_path_stands() -> None:
     """Probes and scrapes are configured from the document."""
-    server = WebServer("127.0.0.1:0", Telemetry(), lambda: True)
+    store = Store(lambda _: lambda: None, lambda *_: None, lambda: 0.0)
+    routes = Pages(TargetsApi(store, Access("127.0.0.1:0"))).routes()
+    server = WebServer("127.0.0.1:0", Telemetry(), lambda: True, None, routes)
     paths = {resource.canonical for resource in server._runner.app.router.resources()}
 
     assert {words(path)[0] for path, _ in rows(section("docs/settings.md", "http"))} == paths
@@ -290,6 +285,30 @@ def test_every_reason_stands() -> None:
         assert f"{reason}: " in text_of("docs/architecture.md"), "a state of the diagram"
 
 
+def test_everything_that_decides_stands() -> None:
+    """What `explain` and the page name as that is explained."""
+    table = rows(section("docs/explain.md", "bindings"))
+
+    assert [words(word)[0] for word, _ in table] == list(Binding)
+
+
+def fields(kind: type[Struct]) -> set[str]:
+    """Give the names of a struct's fields in JSON, and of those in it."""
+    found: set[str] = set()
+    for field in structs.fields(kind):
+        found.add(field.encode_name)
+        for inner in (field.type, *get_args(field.type)):
+            if isinstance(inner, type) and issubclass(inner, Struct):
+                found |= fields(inner)
+    return found
+
+
+@pytest.mark.parametrize("kind", [Explanation, Overview], ids=lambda kind: kind.__name__)
+def test_every_field_of_the_json_stands(kind: type[Struct]) -> None:
+    """Programs are written from the document."""
+    assert not fields(kind) - set(words(text_of("docs/explain.md")))
+
+
 def tree() -> Iterator[str]:
     """Give what the tree of modules lists, as paths below the package."""
     (block,) = (b for _, b in BLOCK.findall(text_of("docs/architecture.md")) if "servicer.py" in b)
@@ -365,7 +384,7 @@ def test_no_machine_and_no_host_of_ours_is_named(path: Path) -> None:
 
 def test_every_verb_stands() -> None:
     """Contributors find the verbs of the Makefile, and only those."""
-    verbs = re.findall(r"^([a-z]+):.*?##", text_of("Makefile"), re.MULTILINE)
+    verbs = re.findall(r"^([a-z0-9]+):.*?##", text_of("Makefile"), re.MULTILINE)
     table = rows(text_of("CONTRIBUTING.md"))
 
     assert sorted(words(verb)[0] for verb, _ in table) == sorted(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from examples_world import documents, scaled_objects
 from keda_scaler.app import DEMO_HOST
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
@@ -17,6 +18,7 @@ from keda_scaler.settings import load_settings
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "manifests" / "examples").glob("*.yaml"))
+TEXT = (ROOT / "docs" / "examples.md").read_text()
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 YAML_BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -62,20 +64,52 @@ def check(scaled_object: ScaledObject, allowed: Accepts) -> list[Trigger]:
 def test_examples_are_taken(path: Path) -> None:
     """By KEDA's own checks, and by the scaler with the settings that the comments name."""
     text = path.read_text()
-    scaled_object = parse_scaled_object(text)
 
-    assert check(scaled_object, accepts(text)), "a trigger of ours"
+    for each in scaled_objects(path):
+        assert check(parse_scaled_object(each), accepts(text)), "a trigger of ours"
     assert name_of(path) in text, "it says how to try it"
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
 def test_an_example_that_may_sleep_can_wake(path: Path) -> None:
     """Replicas that are not there tell nothing: something else must know of requests."""
-    scaled_object = parse_scaled_object(path.read_text())
+    for each in scaled_objects(path):
+        scaled_object = parse_scaled_object(each)
+        sleeps = 0 in {scaled_object.min_replica_count, scaled_object.idle_replica_count}
 
-    assert scaled_object.min_replica_count == 0, "each shows how a model sleeps"
-    assert any(can_wake(trigger) for trigger in scaled_object.triggers)
-    assert scaled_object.fallback is None or scaled_object.fallback.replicas > 0
+        for trigger in check(scaled_object, accepts(path.read_text())):
+            assert trigger.cold_start_seconds <= scaled_object.cooldown_period, "docs/keda.md"
+        assert any(can_wake(trigger) for trigger in scaled_object.triggers) or not sleeps
+        assert scaled_object.fallback is None or scaled_object.fallback.replicas > 0
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
+def test_an_example_leaves_no_pace_to_defaults(path: Path) -> None:
+    """Bounds, cooldowns and the HPA's steps are set: slowly down, and not at the first lull."""
+    for each in documents(path):
+        if each["kind"] != "ScaledObject":
+            continue
+        spec = each["spec"]
+        assert {"minReplicaCount", "maxReplicaCount", "pollingInterval"} <= spec.keys()
+        assert spec["cooldownPeriod"] == 300
+        assert spec["initialCooldownPeriod"] >= 300, "a first replica has to load"
+        behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+        assert behavior["scaleUp"]["policies"]
+        assert behavior["scaleDown"]["stabilizationWindowSeconds"] in {300, 600}
+        (policy,) = behavior["scaleDown"]["policies"]
+        assert policy["value"] / policy["periodSeconds"] <= 1 / 60, "one replica a minute"
+
+
+def test_the_longer_stabilisation_is_where_the_document_says() -> None:
+    """600 s for the examples that docs/examples.md names, 300 s for all others."""
+    longer = {
+        path.stem.removeprefix("scaledobject-")
+        for path in EXAMPLES
+        if "stabilizationWindowSeconds: 600" in path.read_text()
+    }
+    (named,) = re.findall(r"Three of them, (.+), wait for 600 s", TEXT)
+
+    assert longer == set(re.split(r", | and ", named))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +146,9 @@ def test_every_field_of_an_example_says_why(path: Path) -> None:
         "triggers",
         "- name",
     }
-    plain |= {"- type", "serverAddress", "query"}
+    plain |= {"---", "key", "secretTargetRef", "authenticationRef"}
+    plain |= {"advanced", "scalingModifiers", "horizontalPodAutoscalerConfig"}
+    plain |= {"behavior", "scaleUp", "scaleDown", "policies"}
     for line in path.read_text().splitlines():
         key = line.partition(":")[0].strip()
         if key.startswith("#") or key in plain:
@@ -129,3 +165,10 @@ def test_yaml_blocks_are_taken(document: Path, block: str) -> None:
         block = yaml.safe_dump({**head, "metadata": {"name": "llama"}, "spec": spec})
 
     check(parse_scaled_object(block), accepts(document.read_text()))
+
+
+def test_the_document_lists_every_example() -> None:
+    """Each file once, also those without KEDA."""
+    listed = re.findall(r"\.\./(manifests/examples/\S+?\.yaml)\)", TEXT)
+
+    assert sorted(listed) == sorted(map(name_of, (ROOT / "manifests/examples").rglob("*.yaml")))

@@ -161,7 +161,7 @@ class World:
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     through = request.param == "prometheus"
     running = request.getfixturevalue("prometheus") if through else None
-    namespace = re.sub(r"[^a-z]+", "-", request.node.name)[:40]
+    namespace = re.sub(r"[^a-z]+", "-", request.node.name)[:40].strip("-")
     made = World(namespace, running)
     yield made
     for page in made.pages:
@@ -382,8 +382,8 @@ async def test_metrics_and_health() -> None:
             async with session.get(base + path) as answer:
                 assert answer.status == 200
     await page.stop()
-    assert 'keda_scaler_targets{state="active"} 1.0' in text
-    assert 'keda_scaler_rpcs_total{method="GetMetrics",result="ok"} 2.0' in text
+    assert 'keda_scaler_targets{state="active"} 1\n' in text
+    assert 'keda_scaler_rpcs_total{code="OK",method="GetMetrics"} 2.0' in text
     assert 'keda_scaler_read_seconds_count{result="ok",source="endpoints"} 1.0' in text
 
 

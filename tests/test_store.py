@@ -280,9 +280,9 @@ async def test_what_the_gateway_says_is_part_of_the_decision(fleet: Fleet) -> No
 
 async def test_a_stuck_replica_is_counted_and_named_in_the_log(fleet: Fleet) -> None:
     """Somebody has to restart it."""
-    telemetry = Telemetry()
+    telemetry = Telemetry(fleet.clock)
     store = Store(lambda _: lambda: None, telemetry.decided, fleet.clock)
-    telemetry.count_targets(store.decisions)
+    telemetry.watch(store)
     trigger = parse_trigger(METADATA | {"stuckSeconds": "60"}, Accepts())
     target = store.follow(b"s", "default", "llama", trigger)
     engine = Engine("vllm", reserves_memory=True, progress=7.0)
@@ -293,7 +293,8 @@ async def test_a_stuck_replica_is_counted_and_named_in_the_log(fleet: Fleet) -> 
             fleet.clock.now += 10
 
     assert target.decision().reason is Reason.STUCK
-    assert b"keda_scaler_stuck_replicas 1.0" in telemetry.exposition()
+    page = b"".join([piece async for piece in telemetry.exposition()])
+    assert b"keda_scaler_stuck_replicas 1\n" in page
     assert sum("a is stuck" in str(line.get("text")) for line in lines) == 1
     store.close()
 
@@ -335,7 +336,7 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     times: list[float] = []
 
     def counting(*given: Any) -> Decision:
-        times.append(given[-1])
+        times.append(given[0].now)
         return decide(*given)
 
     monkeypatch.setattr(store, "decide", counting)

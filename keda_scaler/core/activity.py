@@ -12,26 +12,26 @@ Rules
 
 Theory of operation: `judge` looks at one snapshot at one instant. As time passes without news,
 what is known can only lapse into unknown or stuck, and a verdict says when it does (`until`).
-`remember` is called once for every change of the snapshot and keeps what a snapshot cannot tell:
-since when proof of idleness has held without a gap, until when activity was last known, and until
-when the lease runs. Being asked changes nothing.
+`remember` takes that verdict in once for every change of the snapshot, and keeps what a snapshot
+cannot tell: since when proof of idleness has held without a gap, until when activity was last
+known, and until when the lease runs. Being asked changes nothing.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
 from typing import assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Value
 from keda_scaler.core.signals import RATIOS, Signal
-from keda_scaler.core.snapshot import ReplicaReadings, Snapshot
-from keda_scaler.core.trigger import Trigger
+from keda_scaler.core.view import View
 from keda_scaler.core.waking import is_demanded, lease_until
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Struct, frozen=True, gc=False):
     """Evidence of work."""
 
     text: str
@@ -39,24 +39,21 @@ class Work:
     """When the readings behind it go stale, in monotonic seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quiet:
+class Quiet(Struct, frozen=True, gc=False):
     """Proof that there is no work, at this instant."""
 
     until: float
     """When the first reading behind it goes stale, in monotonic seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(Struct, frozen=True, gc=False):
     """Neither evidence of work nor proof that there is none."""
 
     text: str
     """What is missing; short and free of times."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stuck:
+class Stuck(Struct, frozen=True, gc=False):
     """Nothing but replicas that are stuck shows work."""
 
     text: str
@@ -67,22 +64,20 @@ class Stuck:
 Verdict = Work | Quiet | Unknown | Stuck
 
 
-def judge(trigger: Trigger, snapshot: Snapshot, now: float) -> Verdict:
+def judge(view: View) -> Verdict:
     """Look at one snapshot at one instant."""
-    stale_after = trigger.stale_after
-    stuck = [r for r in snapshot.replicas if r.is_stuck(now, stale_after, trigger.stuck_seconds)]
-    at_gateway = _at_gateway(trigger, snapshot, now)
-    on_replicas = _on_replicas(trigger, snapshot, stuck, now)
+    snapshot, stale_after = view.snapshot, view.trigger.stale_after
+    at_gateway, on_replicas = _at_gateway(view), _on_replicas(view)
     evidence = [found.work for found in (at_gateway, on_replicas) if found.work is not None]
     if evidence:
         return max(evidence, key=lambda work: work.until)
     if snapshot.listed_at is None:
         return Unknown(snapshot.problem or "nothing was read yet")
-    if now >= snapshot.listed_at + stale_after:
+    if not view.is_fresh(snapshot.listed_at):
         return Unknown(snapshot.problem or "the list of replicas is not confirmed")
-    if stuck and trigger.on_stuck == "hold":
-        until = min(replica.values[Signal.CONCURRENCY].at for replica in stuck) + stale_after
-        names = ", ".join(replica.replica.name for replica in stuck[:3])
+    if view.stuck and view.trigger.on_stuck == "hold":
+        until = min(replica.values[Signal.CONCURRENCY].at for replica in view.stuck) + stale_after
+        names = ", ".join(replica.replica.name for replica in view.stuck[:3])
         return Stuck(f"requests stand still for stuckSeconds on {names}", until)
     missing = on_replicas.missing or at_gateway.missing
     if missing is not None:
@@ -91,8 +86,7 @@ def judge(trigger: Trigger, snapshot: Snapshot, now: float) -> Verdict:
     return Quiet(proven_at + stale_after)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(Struct, frozen=True, gc=False):
     """What one place has to say."""
 
     work: Work | None = None
@@ -103,22 +97,19 @@ class _Found:
     """When the oldest of its readings was measured, in monotonic seconds."""
 
 
-def _on_replicas(
-    trigger: Trigger, snapshot: Snapshot, stuck: Sequence[ReplicaReadings], now: float
-) -> _Found:
+def _on_replicas(view: View) -> _Found:
     """Look at what replicas say. Those that are stuck are no evidence."""
-    stale_after = trigger.stale_after
-    silent = {replica.replica.name for replica in stuck}
+    stale_after = view.trigger.stale_after
     evidence: Work | None = None
     missing: str | None = None
     proven_at = math.inf
-    for signal, above in trigger.activations:
+    for signal, above in view.trigger.activations:
         fresh: list[Value] = []
-        for replica in snapshot.replicas:
-            value = replica.fresh(signal, now, stale_after)
+        for replica in view.snapshot.replicas:
+            value = view.value(replica, signal)
             if value is not None:
                 proven_at = min(proven_at, value.at)
-                if replica.replica.name not in silent:
+                if replica not in view.stuck:
                     fresh.append(value)
             elif signal is Signal.CONCURRENCY or signal not in replica.lacking:
                 missing = missing or replica.problem(signal)
@@ -128,13 +119,14 @@ def _on_replicas(
     return _Found(evidence, missing, proven_at)
 
 
-def _at_gateway(trigger: Trigger, snapshot: Snapshot, now: float) -> _Found:
+def _at_gateway(view: View) -> _Found:
     """Look at what the wake source says; without one there is nothing to say."""
+    trigger, demand = view.trigger, view.demand
     if trigger.wake_from is None:
         return _Found()
-    demand = snapshot.fresh_demand(now, trigger.stale_after)
     if demand is None:
-        why = snapshot.demand_problem or ("no news" if snapshot.demand else "not read yet")
+        known = view.snapshot.demand is not None
+        why = view.snapshot.demand_problem or ("no news" if known else "not read yet")
         return _Found(missing=f"{trigger.wake_from}: {why}")
     if is_demanded(trigger, demand):
         until = demand.at + trigger.stale_after
@@ -160,17 +152,17 @@ def _exceeded_until(signal: Signal, values: Iterable[Value], above: float) -> fl
     return None
 
 
-def remember(memory: Memory, trigger: Trigger, snapshot: Snapshot, now: float) -> Memory:
+def remember(memory: Memory, view: View, verdict: Verdict) -> Memory:
     """Carry on what a snapshot cannot tell, at a change of it.
 
     Call it once for every change, in the order of time. Several changes at one instant may come in
     any order.
     """
+    now, at_zero = view.now, not view.snapshot.replicas
     lapsed = memory.known_until is None or now >= memory.known_until
-    verdict = judge(trigger, snapshot, now)
-    memory = replace(memory, lease_until=lease_until(memory, trigger, snapshot, now))
-    if _was_idle(memory, trigger, now):
-        memory = replace(memory, worked=False, rested=True)
+    lease = lease_until(memory, view)
+    was_idle = _was_idle(memory, view)
+    worked, rested = memory.worked and not was_idle, memory.rested or was_idle
     match verdict:
         case Work(until=until) | Stuck(until=until):
             return replace(
@@ -180,37 +172,41 @@ def remember(memory: Memory, trigger: Trigger, snapshot: Snapshot, now: float) -
                 at_zero=False,
                 worked=True,
                 rested=False,
+                lease_until=lease,
             )
         case Quiet(until=until):
-            at_zero = not snapshot.replicas
             if memory.idle_since is None or lapsed:
                 # With no replica before and none now there is nothing to put to sleep too early,
                 # and nothing to stay awake for: a start of ours or a gap in the list is no work.
                 since = -math.inf if at_zero and memory.at_zero else now
             else:
                 since = memory.idle_since
-            proven = now >= since + trigger.idle_seconds
+            proven = now >= since + view.trigger.idle_seconds
             return replace(
                 memory,
                 known_until=until,
                 idle_since=since,
                 at_zero=at_zero,
-                worked=memory.worked and not proven,
-                rested=memory.rested or proven,
+                worked=worked and not proven,
+                rested=rested or proven,
+                lease_until=lease,
             )
         case Unknown():
             return replace(
                 memory,
                 known_until=memory.known_until if lapsed else now,
                 idle_since=None,
-                at_zero=memory.at_zero and not snapshot.replicas,
+                at_zero=memory.at_zero and at_zero,
+                worked=worked,
+                rested=rested,
+                lease_until=lease,
             )
         case _:
             assert_never(verdict)
 
 
-def _was_idle(memory: Memory, trigger: Trigger, now: float) -> bool:
+def _was_idle(memory: Memory, view: View) -> bool:
     """Whether idleness was proven for `idleSeconds` before it became unknown."""
     if memory.idle_since is None or memory.known_until is None:
         return False
-    return min(now, memory.known_until) >= memory.idle_since + trigger.idle_seconds
+    return min(view.now, memory.known_until) >= memory.idle_since + view.trigger.idle_seconds

@@ -6,18 +6,19 @@ Time and readings decide; how often it is asked for does not.
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
-from keda_scaler.core.activity import Quiet, Stuck, Unknown, Work, judge
+from msgspec import Struct
+
+from keda_scaler.core.activity import Quiet, Stuck, Unknown, Verdict, Work
 from keda_scaler.core.demand import Report, replicas_for, report
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Engine
 from keda_scaler.core.signals import Signal
-from keda_scaler.core.snapshot import Snapshot
+from keda_scaler.core.snapshot import ReplicaReadings
 from keda_scaler.core.trigger import Metric, Trigger
-from keda_scaler.core.waking import answering
+from keda_scaler.core.view import View
 
 _PRECISION = 1e-6
 """What rounding may add to a whole number of replicas."""
@@ -62,8 +63,7 @@ class Reason(StrEnum):
     """Activity is unknown, and there is nothing to hold or `onUnknown` says error."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
+class Reported(Struct, frozen=True, gc=False):
     """A metric's value."""
 
     number: float
@@ -73,15 +73,13 @@ class Reported:
     """What is noteworthy about it, for people; empty: nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True, gc=False):
     """No value and no error: KEDA and the HPA leave the replicas alone."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unavailable:
+class Unavailable(Struct, frozen=True, gc=False):
     """An error: unknown, and not (or no longer) held."""
 
     text: str
@@ -90,8 +88,7 @@ class Unavailable:
 Answer = Reported | Held | Unavailable
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True, gc=False):
     """What the scaler says of a target."""
 
     state: State
@@ -126,20 +123,19 @@ class Decision:
         return self.answering < self.wanted
 
 
-def decide(trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float) -> Decision:
-    """Decide about a target; `memory` must have been told of every change of the snapshot."""
-    state, reason, text = _state(trigger, snapshot, memory, now)
-    case = _Case(trigger, snapshot, memory, now)
+def decide(view: View, memory: Memory, verdict: Verdict) -> Decision:
+    """Decide about a target.
+
+    `memory` must have been told of every change of the snapshot, and `verdict` is of this view.
+    """
+    trigger = view.trigger
+    state, reason, text = _state(view, memory, verdict)
     if state is State.UNKNOWN:
         answers: dict[Signal, Answer] = {m.signal: Unavailable(text) for m in trigger.metrics}
     else:
-        answers = {metric.signal: _answer(metric, case, reason) for metric in trigger.metrics}
-    engines = {replica.engine for replica in snapshot.replicas if replica.engine is not None}
-    stuck = tuple(
-        replica.replica.name
-        for replica in snapshot.replicas
-        if replica.is_stuck(now, trigger.stale_after, trigger.stuck_seconds)
-    )
+        answers = {m.signal: _answer(m, view, memory, reason) for m in trigger.metrics}
+    engines = {replica.engine for replica in view.snapshot.replicas if replica.engine is not None}
+    stuck = tuple(replica.replica.name for replica in view.stuck)
     return Decision(
         state=state,
         reason=reason,
@@ -148,18 +144,18 @@ def decide(trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float) -> 
         engines=tuple(sorted({engine.key for engine in engines})),
         warnings=(*_warnings(trigger, engines), *_stuck_warnings(trigger, stuck)),
         stuck=stuck,
-        answering=answering(trigger, snapshot, now),
-        wanted=max(_wanted(trigger, snapshot, answers), int(state is State.ACTIVE)),
-        until=_until(trigger, snapshot, memory, now),
+        answering=view.answering,
+        wanted=max(_wanted(view, answers), int(state is State.ACTIVE)),
+        until=_until(view, memory),
     )
 
 
-def _wanted(trigger: Trigger, snapshot: Snapshot, answers: Mapping[Signal, Answer]) -> int:
+def _wanted(view: View, answers: Mapping[Signal, Answer]) -> int:
     """Say how many replicas the HPA will make of the answers."""
-    listed = len(snapshot.counted)
+    listed = len(view.counted)
     asked = (
-        replicas_for(metric, trigger, listed, answer.number)
-        for metric in trigger.metrics
+        replicas_for(metric, view.trigger, listed, answer.number)
+        for metric in view.trigger.metrics
         if isinstance(answer := answers[metric.signal], Reported)
     )
     return math.ceil(max(asked, default=0.0) - _PRECISION)
@@ -190,11 +186,8 @@ def _warnings(trigger: Trigger, engines: Collection[Engine]) -> Iterator[str]:
         )
 
 
-def _state(
-    trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float
-) -> tuple[State, Reason, str]:
-    verdict = judge(trigger, snapshot, now)
-    if memory.leases(now) and not answering(trigger, snapshot, now):
+def _state(view: View, memory: Memory, verdict: Verdict) -> tuple[State, Reason, str]:
+    if memory.leases(view.now) and not view.answering:
         why = verdict.text if isinstance(verdict, Work) else "there was a request, or we started"
         return State.ACTIVE, Reason.WAKING, f"{why}; no replica answers yet"
     match verdict:
@@ -203,35 +196,35 @@ def _state(
         case Stuck(text=text):
             return State.ACTIVE, Reason.STUCK, text
         case Quiet():
-            since = now if memory.idle_since is None else memory.idle_since
-            if now >= since + trigger.idle_seconds:
+            seconds = view.trigger.idle_seconds
+            since = view.now if memory.idle_since is None else memory.idle_since
+            if view.now >= since + seconds:
                 return State.IDLE, Reason.PROVEN_IDLE, "no work"
-            text = f"no work, but not for idleSeconds ({trigger.idle_seconds:g}) yet"
-            if not _is_up(trigger, snapshot, memory):
+            text = f"no work, but not for idleSeconds ({seconds:g}) yet"
+            if not _is_up(view, memory):
                 return State.UNKNOWN, Reason.SETTLING, text  # active would wake it
             return State.ACTIVE, Reason.SETTLING, text
         case Unknown(text=text):
-            return _unknown(trigger, snapshot, memory, now, text)
+            return _unknown(view, memory, text)
         case _:
             assert_never(verdict)
 
 
-def _is_up(trigger: Trigger, snapshot: Snapshot, memory: Memory) -> bool:
+def _is_up(view: View, memory: Memory) -> bool:
     """Whether replicas may be up, so that active does not wake what was put to sleep.
 
     Those that leave do not tell.
     """
-    return memory.worked if trigger.by_reports else bool(snapshot.counted) or not memory.rested
+    return memory.worked if view.trigger.by_reports else bool(view.counted) or not memory.rested
 
 
-def _unknown(
-    trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float, missing: str
-) -> tuple[State, Reason, str]:
+def _unknown(view: View, memory: Memory, missing: str) -> tuple[State, Reason, str]:
     if memory.known_until is None:
         return State.UNKNOWN, Reason.NEVER_KNOWN, f"activity was never known: {missing}"
+    trigger, now = view.trigger, view.now
     since = min(memory.known_until, now)
     text = f"activity unknown for {_coarsely(since, now)}: {missing}"
-    running = bool(snapshot.replicas) and _is_up(trigger, snapshot, memory)
+    running = bool(view.snapshot.replicas) and _is_up(view, memory)
     if trigger.on_unknown == "error" or not running:
         return State.UNKNOWN, Reason.NO_HOLD, text
     if now >= since + trigger.hold_seconds:
@@ -239,23 +232,13 @@ def _unknown(
     return State.ACTIVE, Reason.HOLD, text
 
 
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """What a decision is made from."""
-
-    trigger: Trigger
-    snapshot: Snapshot
-    memory: Memory
-    now: float
-
-
-def _answer(metric: Metric, case: _Case, reason: Reason) -> Answer:
+def _answer(metric: Metric, view: View, memory: Memory, reason: Reason) -> Answer:
     """Answer for one metric of a target whose state is known, or held."""
-    trigger, now = case.trigger, case.now
-    reported = report(metric, trigger, case.snapshot, case.memory, now)
+    trigger, now = view.trigger, view.now
+    reported = report(metric, view, memory)
     if isinstance(reported, Report):
         return Reported(reported.number, reported.text)
-    since = _known_until(metric.signal, trigger, case.snapshot)
+    since = _known_until(metric.signal, view)
     if reason in {Reason.HOLD, Reason.STUCK}:
         return Held(f"{metric.signal} unknown: {reported.reason}")
     if since is None:
@@ -265,13 +248,13 @@ def _answer(metric: Metric, case: _Case, reason: Reason) -> Answer:
     return Held(text) if held else Unavailable(text)
 
 
-def _known_until(signal: Signal, trigger: Trigger, snapshot: Snapshot) -> float | None:
+def _known_until(signal: Signal, view: View) -> float | None:
     """Say until when at least one replica that counts had a fresh value; None: none ever had."""
     return max(
         (
-            at + trigger.stale_after
-            for replica in snapshot.replicas
-            if (at := replica.measured_at(signal)) is not None and not replica.replica.terminating
+            at + view.trigger.stale_after
+            for replica in view.counted
+            if (at := replica.measured_at(signal)) is not None
         ),
         default=None,
     )
@@ -290,32 +273,36 @@ def _coarsely(since: float, now: float) -> str:
     return next((text for step, text in _STEPS if now >= since + step), "less than a minute")
 
 
-def _until(trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float) -> float:
+def _until(view: View, memory: Memory) -> float:
     """Find the next instant at which time alone may change the decision."""
-    instants: set[float] = set()
-    unknown_since: set[float] = set()
+    trigger, snapshot = view.trigger, view.snapshot
+    instants = [memory.asked_at + trigger.cold_start_seconds]
     if snapshot.listed_at is not None:
-        instants.add(snapshot.listed_at + trigger.stale_after)
-    for replica in snapshot.replicas:
-        measured = [value.at for value in replica.values.values()]
-        measured += [window.at for window in replica.windows.values()]
-        measured += [summary.at for summary in replica.quantiles.values()]
-        lapses = {at + trigger.stale_after for at in measured}
-        instants |= lapses
-        unknown_since |= lapses
-    for replica in snapshot.replicas:
-        if replica.still_since is not None:
-            instants.add(replica.still_since + trigger.stuck_seconds)
+        instants.append(snapshot.listed_at + trigger.stale_after)
     if snapshot.demand is not None:
-        instants.add(snapshot.demand.at + trigger.stale_after)
+        instants.append(snapshot.demand.at + trigger.stale_after)
     if memory.lease_until is not None:
-        instants.add(memory.lease_until)
-    instants.add(memory.asked_at + trigger.cold_start_seconds)
+        instants.append(memory.lease_until)
     if memory.idle_since is not None:
-        instants.add(memory.idle_since + trigger.idle_seconds)
+        instants.append(memory.idle_since + trigger.idle_seconds)
     if memory.known_until is not None:
-        unknown_since.add(memory.known_until)
-    for since in unknown_since:
-        instants.add(since + trigger.hold_seconds)
-        instants.update(since + step for step, _ in _STEPS)
-    return min((instant for instant in instants if instant > now), default=math.inf)
+        instants.append(_step(view, memory.known_until))
+    for replica in snapshot.replicas:
+        instants += _of_replica(view, replica)
+    return min((at for at in instants if at > view.now), default=math.inf)
+
+
+def _of_replica(view: View, replica: ReplicaReadings) -> Iterator[float]:
+    if replica.still_since is not None:
+        yield replica.still_since + view.trigger.stuck_seconds
+    for measured in (replica.values, replica.windows, replica.quantiles):
+        for reading in measured.values():
+            yield _step(view, reading.at + view.trigger.stale_after)
+
+
+def _step(view: View, known_until: float) -> float:
+    """Say when what was known until then changes next: it lapses, or is unknown for so long."""
+    if known_until > view.now:
+        return known_until
+    steps = (view.trigger.hold_seconds, *(step for step, _ in _STEPS))
+    return min((known_until + s for s in steps if known_until + s > view.now), default=math.inf)

@@ -1,11 +1,11 @@
 """Memory: what one snapshot of a target cannot tell, carried from change to change."""
 
 import math
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(Struct, frozen=True, gc=False):
     """What one snapshot cannot tell."""
 
     known_until: float | None = None

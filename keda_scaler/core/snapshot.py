@@ -1,8 +1,9 @@
 """Snapshots: all that is known of a target at one instant."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import assert_never
+
+from msgspec import Struct, field
 
 from keda_scaler.core.readings import (
     Demand,
@@ -20,8 +21,7 @@ from keda_scaler.core.signals import Signal
 from keda_scaler.core.windows import Window, extend
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaReadings:
+class ReplicaReadings(Struct, frozen=True, gc=False):
     """A listed replica and what is known of it."""
 
     replica: Replica
@@ -54,29 +54,11 @@ class ReplicaReadings:
     """Since when its requests and its progress have not moved, in monotonic seconds; None: they
     move, or there is nothing to tell it by, or no request."""
 
-    def is_stuck(self, now: float, stale_after: float, stuck_seconds: float) -> bool:
-        """Whether it goes on telling of requests that do not get on."""
-        return (
-            self.still_since is not None
-            and now >= self.still_since + stuck_seconds
-            and self.fresh(Signal.CONCURRENCY, now, stale_after) is not None
-        )
-
     @property
     def is_serving(self) -> bool:
         """Whether it takes new requests, as far as its listing and its last page tell."""
         asleep = self.engine is not None and self.engine.asleep
         return self.replica.ready and not self.replica.terminating and not asleep
-
-    def fresh(self, signal: Signal, now: float, stale_after: float) -> Value | None:
-        """Give the newest value, or None when there is none or it is too old to believe."""
-        value = self.values.get(signal)
-        return value if value is not None and now < value.at + stale_after else None
-
-    def fresh_window(self, signal: Signal, now: float, stale_after: float) -> Window | None:
-        """Give the looks at a latency, or None when the newest is too old to believe."""
-        window = self.windows.get(signal)
-        return window if window is not None and now < window.at + stale_after else None
 
     def measured_at(self, signal: Signal) -> float | None:
         """Say when the signal was measured last; None: never."""
@@ -165,8 +147,7 @@ def _renew(values: dict[Signal, Value], signal: Signal, value: Value) -> None:
         values[signal] = value
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True, gc=False):
     """All readings of a target at one instant."""
 
     replicas: tuple[ReplicaReadings, ...] = ()
@@ -183,13 +164,3 @@ class Snapshot:
 
     demand_problem: str | None = None
     """Why the wake source said nothing the last time; None: it did."""
-
-    @property
-    def counted(self) -> tuple[ReplicaReadings, ...]:
-        """The replicas that values are about: not those that are leaving, as with the HPA."""
-        return tuple(each for each in self.replicas if not each.replica.terminating)
-
-    def fresh_demand(self, now: float, stale_after: float) -> Demand | None:
-        """Give what the wake source said, or None when that is too old to believe."""
-        demand = self.demand
-        return demand if demand is not None and now < demand.at + stale_after else None

@@ -11,13 +11,15 @@ that do (at least one), than are listed, or than were asked for before they bega
 """
 
 import math
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Demand
 from keda_scaler.core.signals import Signal
-from keda_scaler.core.snapshot import ReplicaReadings, Snapshot
+from keda_scaler.core.snapshot import Snapshot
 from keda_scaler.core.trigger import Trigger
+from keda_scaler.core.view import View
 
 
 def is_demanded(trigger: Trigger, demand: Demand) -> bool:
@@ -25,55 +27,40 @@ def is_demanded(trigger: Trigger, demand: Demand) -> bool:
     return demand.arrived or demand.in_flight > trigger.activation_requests
 
 
-def answering(trigger: Trigger, snapshot: Snapshot, now: float) -> int:
-    """Count the replicas that serve: ready, not leaving, not asleep, and known by a fresh reading.
-
-    With reports alone, where replicas are not known: 1 when a request is served, else 0.
-    """
-    stale_after = trigger.stale_after
-    known = [
-        replica
-        for replica in snapshot.replicas
-        if replica.is_serving and replica.fresh(Signal.CONCURRENCY, now, stale_after) is not None
-    ]
-    if trigger.by_reports:
-        return int(any(_serves(replica) for replica in known))
-    return len(known)
-
-
-def lease_until(memory: Memory, trigger: Trigger, snapshot: Snapshot, now: float) -> float | None:
+def lease_until(memory: Memory, view: View) -> float | None:
     """Say when the lease ends, at a change of the snapshot."""
-    if answering(trigger, snapshot, now):
+    if view.answering:
         return None
-    demand = snapshot.fresh_demand(now, trigger.stale_after)
+    trigger = view.trigger
     if trigger.by_reports:
         wanted = any(
-            (value := replica.fresh(Signal.CONCURRENCY, now, trigger.stale_after)) is not None
+            (value := view.value(replica, Signal.CONCURRENCY)) is not None
             and value.number > trigger.activation_requests
-            for replica in snapshot.replicas
+            for replica in view.snapshot.replicas
         )
     else:
-        wanted = demand is not None and is_demanded(trigger, demand)
+        wanted = view.demand is not None and is_demanded(trigger, view.demand)
     if wanted:
-        return now + trigger.cold_start_seconds
+        return view.now + trigger.cold_start_seconds
     starts = memory.known_until is None and memory.lease_until is None
-    if starts and snapshot.counted and not any(r.replica.ready for r in snapshot.counted):
-        return now + trigger.cold_start_seconds
+    if starts and view.counted and not any(each.replica.ready for each in view.counted):
+        return view.now + trigger.cold_start_seconds
     return memory.lease_until
 
 
-def ceiling(trigger: Trigger, snapshot: Snapshot, memory: Memory, now: float) -> float:
+def ceiling(view: View, memory: Memory) -> float:
     """Say how many replicas may be asked for: infinite when none of those asked for is missing.
 
     Worked example: one of two replicas answers, the other loads, and 2 were asked for. With a
     factor of 2 no more than 2 are asked for until the second answers, then 4 while those load
     (tests/core/test_waking.py, test_demand_grows_by_a_factor_while_replicas_load).
     """
+    trigger = view.trigger
     if trigger.by_reports:
         return math.inf  # which replicas load is not known
-    ready = loaded(snapshot)
-    listed = len(snapshot.counted)
-    waited_for = now < memory.asked_at + trigger.cold_start_seconds and not trigger.endpoints
+    ready = loaded(view.snapshot)
+    listed = len(view.counted)
+    waited_for = view.now < memory.asked_at + trigger.cold_start_seconds and not trigger.endpoints
     asked = memory.asked if waited_for else 0
     if ready and max(listed, asked) <= ready:
         return math.inf
@@ -85,15 +72,9 @@ def loaded(snapshot: Snapshot) -> int:
     return sum(r.is_serving and Signal.CONCURRENCY in r.values for r in snapshot.replicas)
 
 
-def _serves(reports: ReplicaReadings) -> bool:
-    """Whether reports tell of a request that an engine has."""
-    waiting = reports.values.get(Signal.QUEUE_DEPTH)
-    return reports.values[Signal.CONCURRENCY].number > (waiting.number if waiting else 0.0)
-
-
-def ask(memory: Memory, trigger: Trigger, wanted: int, ready: int, now: float) -> Memory:
-    """Remember how many replicas a decision wants, while `ready` have loaded."""
-    lapsed = now >= memory.asked_at + trigger.cold_start_seconds
-    if wanted > memory.asked or lapsed or memory.asked <= ready:
-        return replace(memory, asked=wanted, asked_at=now)
+def ask(memory: Memory, view: View, wanted: int) -> Memory:
+    """Remember how many replicas a decision wants."""
+    lapsed = view.now >= memory.asked_at + view.trigger.cold_start_seconds
+    if wanted > memory.asked or lapsed or memory.asked <= loaded(view.snapshot):
+        return replace(memory, asked=wanted, asked_at=view.now)
     return memory

@@ -164,11 +164,16 @@ def parse_scaled_object(text: str) -> ScaledObject:
         ScaledObjectError: with every problem, one a line.
 
     """
-    problems: list[str] = []
-    scaled_object = _read(Fields(_find(text), "", problems))
+    scaled_object, problems = read_scaled_object(_find(text))
     if problems:
         raise ScaledObjectError("\n".join(problems))
     return scaled_object
+
+
+def read_scaled_object(manifest: Any) -> tuple[ScaledObject, tuple[str, ...]]:
+    """Read a ScaledObject as far as it can be read, and tell every problem of it."""
+    problems: list[str] = []
+    return _read(Fields(manifest, "", problems)), tuple(problems)
 
 
 def _find(text: str) -> Any:

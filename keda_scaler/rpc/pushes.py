@@ -24,6 +24,10 @@ class Pushes(Protocol):
     """What one stream says."""
 
     @property
+    def method(self) -> str:
+        """The method that the stream is a call of."""
+
+    @property
     def is_over(self) -> bool:
         """Whether there is nothing more to say."""
 
@@ -46,6 +50,8 @@ class ActivityPushes:
     """
 
     __slots__ = ("_has_lapsed", "_repeat_at", "_said_at", "_target", "_told")
+
+    method = "StreamIsActive"
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -88,6 +94,7 @@ class SpecPushes:
 
     __slots__ = ("_specs", "_told")
 
+    method = "StreamMetricSpec"
     is_over = False
 
     def __init__(self, specs: Callable[[], pb.GetMetricSpecResponse]) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import functools
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from time import perf_counter
 from typing import Any, TypeVar
 
 import grpc
@@ -52,13 +53,22 @@ _Unary = Callable[[Any, Any, _Context], Awaitable[_Response]]
 _Stream = Callable[[Any, Any, _Context], Awaitable[None]]
 
 
-async def _fail(telemetry: Telemetry, error: Exception, method: str, context: _Context) -> None:
-    """Count a failed call, and end it with the status of its error. Raises, always."""
-    telemetry.rpc_failed(method, error)
+async def _fail(
+    telemetry: Telemetry, error: Exception, method: str, context: _Context, began: float | None
+) -> None:
+    """Count a failed call, and end it with the status of its error. Raises, always.
+
+    `began` is None for a stream.
+    """
+    status = status_of(error)
+    if began is None:
+        telemetry.calls.stream_ended(method, status.name)
+    else:
+        telemetry.calls.ended(method, status.name, began)
     if isinstance(error, KedaScalerError):
-        await context.abort(status_of(error), to_text(str(error)))
+        await context.abort(status, to_text(str(error)))
     _log.error("a call failed by our fault; please report it", rpc=method, exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, "internal error, see the scaler's log")
+    await context.abort(status, "internal error, see the scaler's log")
 
 
 def _about(
@@ -75,6 +85,7 @@ def _about(
 
         @functools.wraps(handler)
         async def call(self: "Servicer", request: Any, context: _Context) -> _Response:
+            began = perf_counter()
             try:
                 target = self.target(reference(request))
                 if not target.first_reading.is_set():
@@ -82,9 +93,9 @@ def _about(
                     target = self.target(reference(request))  # a reload may have dropped it
                 response = handler(self, request, target, context)
             except Exception as error:
-                await _fail(self.telemetry, error, method, context)
+                await _fail(self.telemetry, error, method, context, began)
                 raise
-            self.telemetry.rpc_answered(method)
+            self.telemetry.calls.ended(method, "OK", began)
             return response
 
         return call
@@ -104,8 +115,8 @@ def _stream(handler: _Stream) -> Any:
         try:
             await handler(self, request, context)
         except Exception as error:  # noqa: BLE001  # _fail ends the call with it
-            await _fail(self.telemetry, error, method, context)
-        self.telemetry.rpc_answered(method)
+            await _fail(self.telemetry, error, method, context, None)
+        self.telemetry.calls.stream_ended(method, "OK")
 
     return call
 
@@ -168,6 +179,7 @@ class Servicer(ExternalScalerServicer):
         self._store = store
         self._triggers = Triggers(accepts)
         self._streams = OpenStreams(max_connection_age_seconds)
+        telemetry.count_streams(self._streams.open_by_method, self._streams.pushes)
 
     @property
     def streams_made(self) -> int:
@@ -202,12 +214,13 @@ class Servicer(ExternalScalerServicer):
         self, request: pb.ScaledObjectRef, context: _Context
     ) -> pb.GetMetricSpecResponse:
         """Give the metrics of a trigger, a function of its metadata and the settings."""
+        began = perf_counter()
         try:
             specs = self._specs(_key(request), request)
         except TriggerError as error:
-            await _fail(self.telemetry, error, "GetMetricSpec", context)
+            await _fail(self.telemetry, error, "GetMetricSpec", context, began)
             raise
-        self.telemetry.rpc_answered("GetMetricSpec")
+        self.telemetry.calls.ended("GetMetricSpec", "OK", began)
         return specs
 
     @_about(lambda request: request.scaledObjectRef)

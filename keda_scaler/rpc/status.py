@@ -12,6 +12,6 @@ STATUS: tuple[tuple[type[errors.KedaScalerError], StatusCode], ...] = (
 )
 
 
-def status_of(error: errors.KedaScalerError) -> StatusCode:
-    """Give the status of an error of ours; INTERNAL for one that should not get here."""
+def status_of(error: Exception) -> StatusCode:
+    """Give the status of an error; INTERNAL for one that should not get here."""
     return next((code for kind, code in STATUS if isinstance(error, kind)), StatusCode.INTERNAL)

@@ -12,7 +12,7 @@ at shutdown, and before its connection reaches the age at which it is closed.
 import asyncio
 import math
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -81,6 +81,8 @@ class OpenStreams:
         """Take the longest age of a connection, in seconds; 0: there is none."""
         self.made = 0
         """Streams that there have been so far."""
+        self.pushes: Counter[str] = Counter()
+        """Messages that were written so far, by method."""
         self._max_age_seconds = max_age_seconds
         self._open: set[OpenStream] = set()
         self._ended = False
@@ -119,6 +121,10 @@ class OpenStreams:
             stream.stop_timer()
             if age is not None:
                 age.cancel()
+
+    def open_by_method(self) -> Counter[str]:
+        """Count the streams that are open."""
+        return Counter(stream.pushes.method for stream in self._open)
 
     def wake(self) -> None:
         """Look at every stream."""
@@ -185,6 +191,7 @@ class OpenStreams:
                 stream.is_written = True
                 self._written[stream] = now
                 await stream.context.write(message)
+                self.pushes[stream.pushes.method] += 1
         except Exception as error:  # noqa: BLE001  # it ends this stream, and no other
             stream.end(error)
         else:

@@ -15,6 +15,8 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from keda_scaler.sim.objects import SimulatedObjects
+
 PATH = "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
 _API_VERSION = "discovery.k8s.io/v1"
 _SERVICE_LABEL = "kubernetes.io/service-name"
@@ -96,6 +98,8 @@ class SimulatedCluster:
         self.requests: deque[str] = deque(maxlen=1_000)
         """`list` or `watch`, for each request."""
         self.open_watches = 0
+        self.objects = SimulatedObjects()
+        """What else it holds."""
         self._host = host
         self._port = port
         self._runner: web.AppRunner | None = None
@@ -124,6 +128,7 @@ class SimulatedCluster:
     async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_get(PATH, self._answer)
+        self.objects.add_routes(app)
         # Handlers end with their connection, so that open_watches tells the truth.
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0

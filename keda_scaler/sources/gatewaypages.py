@@ -12,8 +12,10 @@ Rules
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
+
+from msgspec.structs import replace
 
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.readings import Demand, Missing

@@ -57,6 +57,19 @@ class PrometheusServer:
     ca_file: Path | None = None
     """Certificates to trust, PEM; None: those that the HTTP client brings."""
 
+    cert_file: Path | None = None
+    """Our certificate, PEM, for a server that asks for one; None: none. Read at each connection."""
+
+    key_file: Path | None = None
+    """Its key, PEM."""
+
+    @property
+    def certificate(self) -> tuple[str, str] | None:
+        """Files of our certificate and its key."""
+        if self.cert_file is None or self.key_file is None:
+            return None
+        return str(self.cert_file), str(self.key_file)
+
 
 @dataclass(frozen=True, slots=True)
 class Pin:
@@ -210,6 +223,7 @@ class Prometheus:
             self._server.url,
             rules=self._rules,
             ca_file=self._server.ca_file,
+            certificate=self._server.certificate,
             authorization=self._authorization,
         )
 

@@ -55,6 +55,7 @@ class Client:
         *,
         rules: AddressRules | None,
         ca_file: Path | None,
+        certificate: tuple[str, str] | None,
         authorization: Callable[[], str | None],
     ) -> None:
         """`rules` is None for an address that the settings name; those are trusted."""
@@ -62,6 +63,7 @@ class Client:
         session = _Session(authorization)
         if ca_file is not None:
             session.verify = str(ca_file)
+        session.cert = certificate
         self._connect = PrometheusConnect(url, session=session, retry=0)  # the loop retries
         session.adapters.clear()  # also the one that PrometheusConnect has just mounted
         session.mount("http://", DialingAdapter(self._dialer))

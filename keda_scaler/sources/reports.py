@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from keda_scaler.core.readings import Demand, Lacking, Missing, Reading, Replica, Value
+from keda_scaler.core.readings import Demand, Lacking, Missing, Reading, Readings, Replica, Value
 from keda_scaler.core.reports import (
     Ledger,
     Report,
@@ -27,8 +27,10 @@ from keda_scaler.core.trigger import Trigger
 from keda_scaler.sources.sink import Clock, Sink, TargetSink
 from keda_scaler.turns import Turns
 
-REPLICA = "reports"
+_REPLICA = Replica("reports")
 """What stands for the replicas, which reports do not tell of."""
+
+_NOT_TOLD: Readings = {signal: Lacking(f"reports do not tell {signal}") for signal in Signal}
 
 _log = structlog.get_logger(__name__)
 
@@ -205,13 +207,12 @@ def _demand(known: Tally | Missing) -> Demand | Missing:
 
 def _tell_replica(sink: Sink, known: Tally | Missing, now: float) -> None:
     """Tell of one replica that stands for all. It is always there, and may be unknown."""
-    readings: dict[Signal, Reading] = {
-        signal: Lacking(f"reports do not tell {signal}") for signal in Signal
-    }
+    told: dict[Signal, Reading]
     if isinstance(known, Missing):
-        readings |= {Signal.QUEUE_DEPTH: known, Signal.CONCURRENCY: known}
+        told = {Signal.QUEUE_DEPTH: known, Signal.CONCURRENCY: known}
     else:
-        readings[Signal.QUEUE_DEPTH] = Value(known.waiting, known.at)
-        readings[Signal.CONCURRENCY] = Value(known.waiting + known.running, known.at)
-    sink.listed([Replica(REPLICA)], now)
-    sink.read(REPLICA, readings)
+        told = {
+            Signal.QUEUE_DEPTH: Value(known.waiting, known.at),
+            Signal.CONCURRENCY: Value(known.waiting + known.running, known.at),
+        }
+    sink.polled({_REPLICA: ({**_NOT_TOLD, **told}, None)}, now)

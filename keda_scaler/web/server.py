@@ -1,12 +1,16 @@
-"""The HTTP server: /metrics, /healthz, /readyz and /v1/reports."""
+"""The HTTP server: /metrics, /healthz, /readyz, /v1/reports, and what shows targets."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
 from keda_scaler.errors import SettingsError
 from keda_scaler.telemetry import Telemetry
 from keda_scaler.web.reports import MAX_BODY_BYTES, ReportsApi, not_enabled
+
+SCRAPE_SECONDS = 30.0
+"""How long reading /metrics may take: longer than Prometheus waits by default."""
 
 
 class WebServer:
@@ -18,6 +22,7 @@ class WebServer:
         telemetry: Telemetry,
         is_ready: Callable[[], bool],
         reports: ReportsApi | None = None,
+        routes: Sequence[web.RouteDef] = (),
     ) -> None:
         """Take where to listen, and what answers; `reports` is None where none are taken."""
         self._address = address
@@ -28,6 +33,7 @@ class WebServer:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_post("/v1/reports", reports.post if reports else not_enabled)
+        app.add_routes(routes)
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -59,11 +65,20 @@ class WebServer:
         """Stop answering."""
         await self._runner.cleanup()
 
-    async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(
-            body=self._telemetry.exposition(),
-            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
-        )
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        """Give our own metrics. Who is too slow for them gets no end: half a page is no page."""
+        headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        response = web.StreamResponse(headers=headers)
+        try:
+            async with asyncio.timeout(SCRAPE_SECONDS):
+                await response.prepare(request)
+                async for piece in self._telemetry.exposition():
+                    await response.write(piece)
+                await response.write_eof()
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+        return response
 
     async def _healthz(self, _: web.Request) -> web.Response:
         """Liveness: the event loop turns. Never whether anything upstream answers."""

@@ -1,4 +1,4 @@
-"""Bearer tokens of reporters: which namespaces each one may speak for.
+"""Bearer tokens: which namespaces each one may speak for, or see.
 
 The file has one `NAMESPACE TOKEN` a line. It is read again when it has changed, by its content:
 kubelet replaces mounted files through symbolic links. What cannot be used changes nothing.
@@ -24,7 +24,7 @@ MAX_FILE_BYTES = 2**20
 """Several thousand tokens."""
 
 CHECK_SECONDS = 1.0
-"""How often the file is looked at, while reports come; also the longest wait for it."""
+"""How often the file is looked at, while requests come; also the longest wait for it."""
 
 _LINE = re.compile(r"(\*|[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)\s+([-A-Za-z0-9._~+/]{16,512}=*)")
 """A token as RFC 6750 writes it, in section 2.1."""
@@ -37,14 +37,17 @@ _Granted = Mapping[bytes, frozenset[str]]
 class Tokens:
     """The tokens of a file."""
 
-    def __init__(self, path: Path, clock: Clock = time.monotonic) -> None:
-        """Read the file.
+    def __init__(
+        self, path: Path, clock: Clock = time.monotonic, setting: str = "--report-tokens"
+    ) -> None:
+        """Read the file. `setting` is what names it, for people.
 
         Raises:
             SettingsError: when it cannot be used.
 
         """
         self._path = path
+        self._setting = setting
         self._clock = clock
         # Tokens are looked up by a digest that nobody outside can compute, so that the time it
         # takes says nothing about them.
@@ -70,12 +73,12 @@ class Tokens:
             if content != self._content:
                 self._granted = self._parse(content)
                 self._content = content
-                _log.info("report_tokens", taken_up=True)
+                _log.info("tokens", setting=self._setting, taken_up=True)
             self._problem = ""
         except (SettingsError, TimeoutError) as error:
             problem = str(error) or "the file cannot be read in time"
             if problem != self._problem:
-                _log.error("report_tokens", taken_up=False, error=problem)
+                _log.error("tokens", setting=self._setting, taken_up=False, error=problem)
             self._problem = problem
         self._checked_at = self._clock()
 
@@ -84,9 +87,9 @@ class Tokens:
             with self._path.open("rb") as file:
                 content = file.read(MAX_FILE_BYTES + 1)
         except OSError as error:
-            raise SettingsError(f"--report-tokens {self._path}: {error.strerror}") from error
+            raise SettingsError(f"{self._setting} {self._path}: {error.strerror}") from error
         if len(content) > MAX_FILE_BYTES:
-            raise SettingsError(f"--report-tokens {self._path}: over {MAX_FILE_BYTES} bytes")
+            raise SettingsError(f"{self._setting} {self._path}: over {MAX_FILE_BYTES} bytes")
         return content
 
     def _parse(self, content: bytes) -> _Granted:
@@ -100,11 +103,11 @@ class Tokens:
                 granted[digest] = granted.get(digest, frozenset()) | {namespace}
             elif entry:  # may be a secret, and is not repeated
                 raise SettingsError(
-                    f"--report-tokens {self._path}: line {number} is not NAMESPACE TOKEN, with a "
+                    f"{self._setting} {self._path}: line {number} is not NAMESPACE TOKEN, with a "
                     f"token of 16 to 512 letters, digits and -._~+/, or {ANY} for all namespaces"
                 )
         if not granted:
-            raise SettingsError(f"--report-tokens {self._path}: no token in it")
+            raise SettingsError(f"{self._setting} {self._path}: no token in it")
         return granted
 
     def _digest(self, token: str) -> bytes:

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 
 from keda_scaler.core import demand, readings
-from keda_scaler.core.activity import remember
+from keda_scaler.core.activity import Verdict, judge, remember
 from keda_scaler.core.decision import Decision, decide
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Missing, Replica, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot
 from keda_scaler.core.trigger import Accepts, Metric, Trigger, parse_trigger
-from keda_scaler.core.waking import ask, loaded
+from keda_scaler.core.view import View
+from keda_scaler.core.waking import ask
 
 
 def trigger(**keys: str) -> Trigger:
@@ -53,18 +54,33 @@ def asked(requests: float = 0.0, at: float = 0.0, *, arrived: bool = False) -> r
     return readings.Demand(requests, requests, arrived, at)
 
 
+def judged(asks: Trigger, known: Snapshot, now: float) -> Verdict:
+    return judge(View(asks, known, now))
+
+
+def remembered(memory: Memory, asks: Trigger, known: Snapshot, now: float) -> Memory:
+    """Take a change of the snapshot in, as the store does."""
+    seen = View(asks, known, now)
+    return remember(memory, seen, judge(seen))
+
+
+def decision_of(asks: Trigger, known: Snapshot, memory: Memory, now: float) -> Decision:
+    seen = View(asks, known, now)
+    return decide(seen, memory, judge(seen))
+
+
 def decided(asks: Trigger, events: Sequence[tuple[float, Snapshot]], now: float) -> Decision:
     """Replay changes of the snapshot as the store does, then decide."""
     memory = Memory()
     known = Snapshot()
     for at, known in events:
-        memory = remember(memory, asks, known, at)
-        wanted = decide(asks, known, memory, at).wanted
-        memory = ask(memory, asks, wanted, loaded(known), at)
-    return decide(asks, known, memory, now)
+        memory = remembered(memory, asks, known, at)
+        wanted = decision_of(asks, known, memory, at).wanted
+        memory = ask(memory, View(asks, known, at), wanted)
+    return decision_of(asks, known, memory, now)
 
 
 def reported(
     metric: Metric, asks: Trigger, known: Snapshot, now: float, memory: Memory | None = None
 ) -> demand.Report | Missing:
-    return demand.report(metric, asks, known, memory or Memory(), now)
+    return demand.report(metric, View(asks, known, now), memory or Memory())

@@ -4,25 +4,25 @@ import math
 
 import pytest
 
-from keda_scaler.core.activity import Quiet, Unknown, Work, judge, remember
+from keda_scaler.core.activity import Quiet, Unknown, Work
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.snapshot import Snapshot
-from readings_for_tests import replica, snapshot, trigger
+from readings_for_tests import judged, remembered, replica, snapshot, trigger
 
 
 def test_any_request_is_work() -> None:
     """One running request is evidence, whatever else is unknown."""
     known = snapshot(replica("a", running=1), replica("b", None))
 
-    assert judge(trigger(), known, 1.0) == Work("concurrency is above 0", 15.0)
+    assert judged(trigger(), known, 1.0) == Work("concurrency is above 0", 15.0)
 
 
 def test_requests_of_all_replicas_add_up() -> None:
     """activationRequests is a threshold on the sum."""
     known = snapshot(replica("a", waiting=1, running=1), replica("b", running=1))
 
-    assert isinstance(judge(trigger(activationRequests="2"), known, 1.0), Work)
-    assert isinstance(judge(trigger(activationRequests="3"), known, 1.0), Quiet)
+    assert isinstance(judged(trigger(activationRequests="2"), known, 1.0), Work)
+    assert isinstance(judged(trigger(activationRequests="3"), known, 1.0), Quiet)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_any_one_threshold_suffices(keys: dict[str, str]) -> None:
     """Each activation key makes work of what exceeds it."""
     known = snapshot(replica("a", waiting=2, running=1, kv=0.6), replica("b"))
 
-    assert isinstance(judge(trigger(activationRequests="100", **keys), known, 1.0), Work)
+    assert isinstance(judged(trigger(activationRequests="100", **keys), known, 1.0), Work)
 
 
 def test_a_ratio_is_not_summed_over_replicas() -> None:
@@ -45,7 +45,7 @@ def test_a_ratio_is_not_summed_over_replicas() -> None:
     known = snapshot(replica("a", kv=0.4), replica("b", kv=0.4))
     asks = trigger(activationRequests="100", activationGpuMemoryPressure="0.5")
 
-    assert isinstance(judge(asks, known, 1.0), Quiet)
+    assert isinstance(judged(asks, known, 1.0), Quiet)
 
 
 def test_proof_needs_every_listed_replica() -> None:
@@ -53,8 +53,8 @@ def test_proof_needs_every_listed_replica() -> None:
     never = snapshot(replica("a", at=9.0), replica("b", None), listed_at=9.0)
     stale = snapshot(replica("a", at=9.0), replica("b", at=-6.0), listed_at=9.0)
 
-    assert judge(trigger(), never, 9.0) == Unknown("b: no answer within 5 s")
-    assert judge(trigger(), stale, 9.0) == Unknown("b: no news")
+    assert judged(trigger(), never, 9.0) == Unknown("b: no answer within 5 s")
+    assert judged(trigger(), stale, 9.0) == Unknown("b: no news")
 
 
 def test_proof_includes_terminating_and_loading_replicas() -> None:
@@ -62,25 +62,25 @@ def test_proof_includes_terminating_and_loading_replicas() -> None:
     leaving = snapshot(replica("a", running=1, terminating=True))
     loading = snapshot(replica("a"), replica("b", None, ready=False))
 
-    assert isinstance(judge(trigger(), leaving, 1.0), Work)
-    assert isinstance(judge(trigger(), loading, 1.0), Unknown)
+    assert isinstance(judged(trigger(), leaving, 1.0), Work)
+    assert isinstance(judged(trigger(), loading, 1.0), Unknown)
 
 
 def test_proof_needs_a_fresh_list() -> None:
     """Replicas that answer idle prove nothing when there may be others."""
     known = snapshot(replica("a", at=20.0), listed_at=0.0)
 
-    assert judge(trigger(), known, 20.0) == Unknown("the list of replicas is not confirmed")
+    assert judged(trigger(), known, 20.0) == Unknown("the list of replicas is not confirmed")
 
 
 def test_no_replicas_is_quiet() -> None:
     """An empty list that is known is no error."""
-    assert judge(trigger(), snapshot(), 1.0) == Quiet(15.0)
+    assert judged(trigger(), snapshot(), 1.0) == Quiet(15.0)
 
 
 def test_never_listed_is_unknown() -> None:
     """Nothing read yet is not the same as nothing there."""
-    assert judge(trigger(), Snapshot(problem="forbidden"), 1.0) == Unknown("forbidden")
+    assert judged(trigger(), Snapshot(problem="forbidden"), 1.0) == Unknown("forbidden")
 
 
 def test_evidence_lasts_as_long_as_the_readings_it_needs() -> None:
@@ -89,10 +89,10 @@ def test_evidence_lasts_as_long_as_the_readings_it_needs() -> None:
         replica("a", running=2, at=10.0), replica("b", running=3, at=12.0), listed_at=12.0
     )
 
-    assert judge(trigger(activationRequests="4"), known, 12.0) == Work(
+    assert judged(trigger(activationRequests="4"), known, 12.0) == Work(
         "concurrency is above 4", 25.0
     )
-    assert judge(trigger(activationRequests="2"), known, 12.0) == Work(
+    assert judged(trigger(activationRequests="2"), known, 12.0) == Work(
         "concurrency is above 2", 27.0
     )
 
@@ -100,60 +100,60 @@ def test_evidence_lasts_as_long_as_the_readings_it_needs() -> None:
 def test_idleness_is_counted_from_where_proof_began() -> None:
     """Proof that goes on keeps its beginning; work, a gap or doubt end it."""
     idle = [snapshot(replica(at=t), listed_at=t) for t in (0.0, 5.0, 10.0, 40.0)]
-    memory = remember(Memory(), trigger(), idle[0], 0.0)
-    memory = remember(memory, trigger(), idle[1], 5.0)
+    memory = remembered(Memory(), trigger(), idle[0], 0.0)
+    memory = remembered(memory, trigger(), idle[1], 5.0)
 
-    assert remember(memory, trigger(), idle[2], 10.0).idle_since == 0.0
-    assert remember(memory, trigger(), idle[3], 40.0).idle_since == 40.0
-    busy = remember(memory, trigger(), snapshot(replica(running=1, at=6.0), listed_at=6.0), 6.0)
+    assert remembered(memory, trigger(), idle[2], 10.0).idle_since == 0.0
+    assert remembered(memory, trigger(), idle[3], 40.0).idle_since == 40.0
+    busy = remembered(memory, trigger(), snapshot(replica(running=1, at=6.0), listed_at=6.0), 6.0)
     assert busy.idle_since is None
-    assert remember(busy, trigger(), idle[2], 10.0).idle_since == 10.0
-    doubt = remember(memory, trigger(), snapshot(replica("a", None), listed_at=6.0), 6.0)
+    assert remembered(busy, trigger(), idle[2], 10.0).idle_since == 10.0
+    doubt = remembered(memory, trigger(), snapshot(replica("a", None), listed_at=6.0), 6.0)
     assert doubt == Memory(known_until=6.0, at_zero=False)
 
 
 def test_a_target_that_never_had_a_replica_is_idle_at_once() -> None:
     """Nothing runs that could be put to sleep; a scaler that starts must not wake it either."""
-    assert remember(Memory(), trigger(), snapshot(), 3.0).idle_since == -math.inf
+    assert remembered(Memory(), trigger(), snapshot(), 3.0).idle_since == -math.inf
 
 
 def test_a_target_whose_replicas_are_gone_is_proven_idle_first() -> None:
     """A list that became empty is proof like any other: from now on."""
-    memory = remember(Memory(), trigger(), snapshot(replica(running=1)), 0.0)
+    memory = remembered(Memory(), trigger(), snapshot(replica(running=1)), 0.0)
 
-    assert remember(memory, trigger(), snapshot(listed_at=3.0), 3.0).idle_since == 3.0
+    assert remembered(memory, trigger(), snapshot(listed_at=3.0), 3.0).idle_since == 3.0
 
 
 def test_a_gap_in_the_list_at_zero_wakes_nothing() -> None:
     """An API server that is away for a while is no work: what slept before sleeps on."""
-    memory = remember(Memory(), trigger(), snapshot(), 0.0)
-    away = remember(memory, trigger(), Snapshot((), 0.0, "no answer"), 40.0)
-    back = remember(away, trigger(), snapshot(listed_at=60.0), 60.0)
+    memory = remembered(Memory(), trigger(), snapshot(), 0.0)
+    away = remembered(memory, trigger(), Snapshot((), 0.0, "no answer"), 40.0)
+    back = remembered(away, trigger(), snapshot(listed_at=60.0), 60.0)
 
     assert back.idle_since == -math.inf
 
 
 def test_a_gap_after_replicas_starts_the_proof_anew() -> None:
     """Replicas that came and went within the gap may have left work behind."""
-    memory = remember(Memory(), trigger(), snapshot(replica()), 0.0)
-    away = remember(memory, trigger(), Snapshot((), 0.0, "no answer"), 40.0)
+    memory = remembered(Memory(), trigger(), snapshot(replica()), 0.0)
+    away = remembered(memory, trigger(), Snapshot((), 0.0, "no answer"), 40.0)
 
-    assert remember(away, trigger(), snapshot(listed_at=60.0), 60.0).idle_since == 60.0
+    assert remembered(away, trigger(), snapshot(listed_at=60.0), 60.0).idle_since == 60.0
 
 
 def test_unknown_begins_when_knowledge_lapsed() -> None:
     """Since when activity is unknown is known exactly, with or without news."""
-    memory = remember(Memory(), trigger(), snapshot(replica()), 0.0)
+    memory = remembered(Memory(), trigger(), snapshot(replica()), 0.0)
     assert memory.known_until == 15.0
 
     unread = snapshot(replica("a", None), listed_at=50.0)
-    assert remember(memory, trigger(), unread, 50.0).known_until == 15.0
-    assert remember(memory, trigger(), unread, 4.0).known_until == 4.0
+    assert remembered(memory, trigger(), unread, 50.0).known_until == 15.0
+    assert remembered(memory, trigger(), unread, 4.0).known_until == 4.0
 
 
 def test_a_replica_that_vanishes_unread_is_not_idle_at_once() -> None:
     """Nobody knows what it did: idleSeconds pass first."""
-    memory = remember(Memory(), trigger(), snapshot(replica("a", None)), 1.0)
-    memory = remember(memory, trigger(), snapshot(listed_at=2.0), 2.0)
+    memory = remembered(Memory(), trigger(), snapshot(replica("a", None)), 1.0)
+    memory = remembered(memory, trigger(), snapshot(listed_at=2.0), 2.0)
 
     assert memory.idle_since == 2.0

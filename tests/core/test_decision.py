@@ -1,11 +1,11 @@
 """The decision: the table of the three answers, and what must hold whatever the readings are."""
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from keda_scaler.core.decision import (
     Held,

@@ -1,11 +1,11 @@
 """Demand: sums, means and missing replicas."""
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from keda_scaler.core.demand import MAX_VALUE, MIN_OBSERVATIONS, Report, with_missing
 from keda_scaler.core.readings import Distribution, Lacking, Missing, Quantiles, Replica

@@ -2,7 +2,7 @@
 
 import math
 
-from keda_scaler.core.activity import Quiet, Unknown, Work, judge
+from keda_scaler.core.activity import Quiet, Unknown, Work
 from keda_scaler.core.readings import (
     Distribution,
     Engine,
@@ -16,7 +16,8 @@ from keda_scaler.core.readings import (
 )
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
-from readings_for_tests import trigger
+from keda_scaler.core.view import View
+from readings_for_tests import judged, trigger
 
 QUEUE, WORK, MEMORY, TTFT = (
     Signal.QUEUE_DEPTH,
@@ -69,8 +70,9 @@ def test_looks_at_a_histogram_add_up() -> None:
     assert len(known.windows[TTFT].points) == 2
     assert known.measured_at(TTFT) == 6.0
     assert known.measured_at(QUEUE) is None
-    assert known.fresh_window(TTFT, 20.9, 15.0) is not None
-    assert known.fresh_window(TTFT, 21.0, 15.0) is None
+    for now, is_fresh in ((20.9, True), (21.0, False)):
+        view = View(trigger(staleSeconds="15"), Snapshot((known,)), now)
+        assert (view.window(known, TTFT) is not None) is is_fresh
 
 
 def test_a_counter_that_moves_is_a_request_that_ran() -> None:
@@ -92,8 +94,8 @@ def test_a_threshold_on_what_the_engine_lacks_hinders_no_proof() -> None:
     known = absorbed({WORK: Value(0, 1.0), MEMORY: Lacking("not exposed")})
     uncounted = absorbed({WORK: Lacking("not exposed"), MEMORY: Value(0.0, 1.0)})
 
-    assert isinstance(judge(asks, Snapshot((known,), 1.0), 2.0), Quiet)
-    assert isinstance(judge(asks, Snapshot((uncounted,), 1.0), 2.0), Unknown)
+    assert isinstance(judged(asks, Snapshot((known,), 1.0), 2.0), Quiet)
+    assert isinstance(judged(asks, Snapshot((uncounted,), 1.0), 2.0), Unknown)
 
 
 def test_how_busy_a_gpu_is_may_be_work() -> None:
@@ -101,7 +103,7 @@ def test_how_busy_a_gpu_is_may_be_work() -> None:
     asks = trigger(activationGpuUtilization="50%")
     known = absorbed({WORK: Value(0, 1.0), Signal.GPU_UTILIZATION: Value(0.6, 1.0)})
 
-    assert isinstance(judge(asks, Snapshot((known,), 1.0), 2.0), Work)
+    assert isinstance(judged(asks, Snapshot((known,), 1.0), 2.0), Work)
 
 
 def test_a_summary_is_the_newest() -> None:

@@ -114,6 +114,8 @@ class Peer:
 class Script:
     """Says what it is given next."""
 
+    method = "StreamIsActive"
+
     def __init__(self, *messages: Any) -> None:
         self.messages = list(messages)
         self.is_over = False

@@ -104,6 +104,7 @@ def config(world: World, redis_port: int) -> str:
     return f"""
 allow_address = ["127.0.0.0/8"]
 report_tokens = "{world.file("tokens", f"models {secret('reports')}")}"
+http_tokens = "{world.file("viewers", f"* {secret('viewer')}")}"
 redis_url = "redis://user@127.0.0.1:{redis_port}/0"
 redis_password_file = "{world.file("redis", secret("redis"))}"
 tls_cert = "{world.folder / "tls.crt"}"
@@ -215,6 +216,23 @@ async def report(world: World, session: aiohttp.ClientSession) -> None:
             world.said.append(f"{answer.status} {answer.headers} {await answer.text()}")
 
 
+async def look(world: World, session: aiohttp.ClientSession) -> None:
+    """Look at the metrics and at every page that shows targets, with and without a token."""
+    for path in ("/metrics", "/", "/targets", "/targets/models/llama", "/ui/models/llama"):
+        for token in (secret("viewer"), secret("unknown"), ""):
+            headers = {"Authorization": f"Bearer {token}"}
+            url = f"http://127.0.0.1:{world.http_port}{path}?token={secret('viewer')}"
+            async with session.get(url, headers=headers) as answer:
+                world.said.append(f"{path} {answer.status} {answer.headers} {await answer.text()}")
+    command = await asyncio.create_subprocess_exec(
+        *(COMMAND, "explain", "models/llama", "--token-file", world.folder / "viewers"),
+        *("--address", f"http://127.0.0.1:{world.http_port}"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    world.said.append((await command.communicate())[0].decode())
+
+
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     app = web.Application()
@@ -248,14 +266,16 @@ async def test_no_secret_is_told_to_anybody(world: World) -> None:
                 async with asyncio.timeout(WAIT_SECONDS):
                     while world.log.count("settings are wrong") == before:
                         await asyncio.sleep(0.02)
-            async with session.get(f"http://127.0.0.1:{world.http_port}/metrics") as answer:
-                world.said.append(await answer.text())
+            await look(world, session)
 
     key = (world.folder / "tls.key").read_text().splitlines()[1]
     everything = "\n".join([*world.said, world.log])
     leaks = [line for line in everything.splitlines() if MARK in line or key in line]
     assert leaks == []
-    for part in ("answered 400", "list EndpointSlices", "HTTP 404", "Redis answers", "not trusted"):
+    for part in (
+        *("answered 400", "list EndpointSlices", "HTTP 404", "Redis answers", "not trusted"),
+        *("/targets/models/llama 200", "/ui/models/llama 200", "/targets 401", "to zero:"),
+    ):
         assert part in everything, "the failures have happened"
 
 

@@ -81,10 +81,18 @@ class PrometheusProcess:
             stderr=subprocess.STDOUT,
         )
 
-    def scrape(self, job: str, namespace: str, pods: Mapping[str, str]) -> None:
-        """Set which addresses a job scrapes in a namespace: pods by address, all at once."""
+    def scrape(
+        self, job: str, namespace: str, pods: Mapping[str, str], called: str | None = None
+    ) -> None:
+        """Set which addresses a job scrapes in a namespace: pods by address, all at once.
+
+        `called` is the label job of their series; None: the job's own name.
+        """
         groups = [
-            {"targets": [address], "labels": {"namespace": namespace, "pod": pod}}
+            {
+                "targets": [address],
+                "labels": {"namespace": namespace, "pod": pod, "job": called or job},
+            }
             for address, pod in pods.items()
         ]
         self._scraped[job, namespace] = len(pods)

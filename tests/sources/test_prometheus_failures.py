@@ -5,6 +5,7 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -359,6 +360,31 @@ async def test_tls_needs_a_trusted_certificate(tmp_path: Path) -> None:
         assert text.startswith("the TLS connection to Prometheus failed")
         missing = PrometheusServer(fake.url, ca_file=tmp_path / "missing.pem")
         assert await failure(missing) == "Prometheus cannot be asked"
+        assert not fake.requests
+
+
+async def test_a_prometheus_that_asks_for_our_certificate(tmp_path: Path) -> None:
+    """With one of its authority we are let in; without one, or without its file, we are told."""
+    authority, clients = trustme.CA(), trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    clients.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    ours = clients.issue_cert("keda-scaler")
+    ca_file, cert_file, key_file = (tmp_path / name for name in ("ca.pem", "cert.pem", "key.pem"))
+    authority.cert_pem.write_to_path(ca_file)
+    ours.cert_chain_pems[0].write_to_path(cert_file)
+    ours.private_key_pem.write_to_path(key_file)
+    async with FakePrometheus(context) as fake:
+        bare = PrometheusServer(fake.url, ca_file=ca_file)
+        server = replace(bare, cert_file=cert_file, key_file=key_file)
+        prometheus = Prometheus(server, RULES)
+        assert await prometheus.query("up{}")
+        prometheus.close()
+        fake.requests.clear()
+        assert "Prometheus" in await failure(bare)
+        gone = replace(server, cert_file=tmp_path / "missing.pem")
+        assert await failure(gone) == "Prometheus cannot be asked"
         assert not fake.requests
 
 
