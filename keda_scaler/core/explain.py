@@ -14,6 +14,7 @@ from keda_scaler.core.reasons import REASONS
 from keda_scaler.core.signals import LATENCIES, Signal
 from keda_scaler.core.snapshot import ReplicaReadings
 from keda_scaler.core.trigger import Metric, Trigger
+from keda_scaler.core.values import without_query
 from keda_scaler.core.view import View
 from keda_scaler.core.waking import ceiling
 from keda_scaler.core.windows import growth, merged, quantile, slowest
