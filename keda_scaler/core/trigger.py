@@ -287,8 +287,7 @@ def _unknown_key(key: str, accepted: Collection[str]) -> str:
     if key in NOT_YET:
         return f"{key}: not supported yet"
     near = difflib.get_close_matches(key, [*accepted, *NOT_YET], n=1, cutoff=0.7)
-    name = key[:SHOWN] if key.isprintable() else repr(key[:SHOWN])
-    return f"{name}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+    return f"{key[:SHOWN]}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _wrong_value(problem: Any) -> str:

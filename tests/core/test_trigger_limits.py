@@ -52,13 +52,6 @@ def test_of_very_many_problems_the_rest_is_counted() -> None:
     assert len(problems(PLACE | {f"key{number}": "" for number in range(MAX_PROBLEMS)})) == 20
 
 
-def test_a_key_cannot_forge_a_line() -> None:
-    """Line feeds, escapes of terminals and marks of direction are written as escapes."""
-    (found,) = problems(PLACE | {"a\n\x1b[2K\u202eb": "1"})
-
-    assert found.isprintable()
-
-
 @pytest.mark.parametrize("key", ["endpoints", "serverAddress", "path", "engine", "prometheus"])
 @pytest.mark.parametrize(
     "given",
