@@ -12,7 +12,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' keda_scaler/__init__.p
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cache/tools/bin:$(PATH)
 
-.PHONY: help run demo test check fmt fuzz bench audit sbom docs pictures proto lock tools wheel version image e2e clean
+.PHONY: help run demo test verify check fmt fuzz bench audit sbom docs pictures proto lock tools wheel version image e2e clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -27,6 +27,9 @@ test: check tools  ## install everything, and run all that CI runs
 	$(BIN)/coverage run -m pytest tests/core tests/engines tests/gateways
 	$(BIN)/coverage report
 	$(BIN)/pytest -n 2 --dist loadgroup --ignore tests/core --ignore tests/engines --ignore tests/gateways
+
+verify: $(VENV)/dev  ## put the simulated stack under load, and check what scaling promises; 3.5 minutes
+	@$(BIN)/python tests/load/verify.py --record build/verify
 
 check: $(VENV)/dev  ## format, lint, types, layers, generated code
 	$(BIN)/ruff format --check .
@@ -62,9 +65,10 @@ bench: $(VENV)/dev tools  ## everything that docs/performance.md tells, beside b
 docs: $(VENV)/dev tools  ## write what is made from code: of docs/, of the chart, manifests/install.yaml
 	for each in tools/render-*; do $$each || exit 1; done
 
-pictures: $(VENV)/dev tools  ## take the pictures in docs/images anew, in Chromium
+pictures: $(VENV)/dev tools  ## take the pictures in docs/images anew, in Chromium and from a demo
 	$(BIN)/pytest -q tests/test_page_browser.py -k legible
 	install -m 644 .cache/screenshots/list-light.png docs/images/page.png
+	tools/picture-demo docs/images/demo.svg
 
 proto: $(VENV)/dev  ## generate keda_scaler/pb
 	$(BIN)/python -m grpc_tools.protoc --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. $(PROTO_FLAGS)

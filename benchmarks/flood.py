@@ -30,7 +30,7 @@ from keda_scaler.pb import externalscaler_pb2 as pb
 from keda_scaler.store import MAX_TARGETS
 
 KNOWN, KNOWN_PER_SECOND = 200, 200
-FLOOD_PER_SECOND = 800
+FLOOD_PER_SECOND = 1_000
 
 _KNOWN, _MADE_UP = "GetMetrics", "IsActive"
 _HERE = Path(__file__).parent
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="A flood of made-up triggers.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--names", type=int, default=40_000, help="that are made up")
+    parser.add_argument("--names", type=int, default=100_000, help="that are made up")
     given = parser.parse_args(arguments)
     cores = Cores.pick()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server is left behind

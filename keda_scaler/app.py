@@ -106,7 +106,7 @@ class App:
         await web.start()
         exits.push_async_callback(web.stop)
         servicer = Servicer(
-            store, _accepts(settings), telemetry, settings.max_connection_age_seconds
+            store, accepts_of(settings), telemetry, settings.max_connection_age_seconds
         )
         frozen = keep_frozen(lambda: store.made + servicer.streams_made)
         exits.push_async_callback(_cancel, asyncio.create_task(frozen, name="garbage"))
@@ -132,7 +132,7 @@ class App:
     ) -> None:
         async def take_up(settings: Settings) -> None:
             before = list(self._supervisors)
-            await servicer.accept(_accepts(settings), self._follow_by(settings))
+            await servicer.accept(accepts_of(settings), self._follow_by(settings))
             await self._unsupervise(before)
 
         reloader = Reloader(self._settings, origin, take_up, self._telemetry.reloaded)
@@ -141,12 +141,8 @@ class App:
 
     def _follow_by(self, settings: Settings) -> Follow:
         """Build the sources that the settings allow, and give what has them read a target."""
-        rules, record = _rules(settings), self._telemetry.read
-        servers = {
-            name: PrometheusServer(**server.model_dump())
-            for name, server in settings.prometheus.items()
-        }
-        prometheus = PrometheusSource(servers, rules, record=record)
+        rules, record = rules_of(settings), self._telemetry.read
+        prometheus = PrometheusSource(servers_of(settings), rules, record=record)
         supervisor = Supervisor(
             endpoints=EndpointsSource(rules, self._directory, record),
             prometheus=prometheus,
@@ -166,14 +162,24 @@ class App:
             self._supervisors.remove(supervisor)
 
 
-def _rules(settings: Settings) -> AddressRules:
+def servers_of(settings: Settings) -> dict[str, PrometheusServer]:
+    """Give the Prometheus servers that triggers may name."""
+    return {
+        name: PrometheusServer(**server.model_dump())
+        for name, server in settings.prometheus.items()
+    }
+
+
+def rules_of(settings: Settings) -> AddressRules:
+    """Give the rules for addresses in triggers."""
     return AddressRules.parse([*settings.allow_address, *([DEMO_HOST] if settings.demo else [])])
 
 
-def _accepts(settings: Settings) -> Accepts:
+def accepts_of(settings: Settings) -> Accepts:
+    """Give what triggers may name."""
     return Accepts(
         frozenset(settings.prometheus),
-        _rules(settings),
+        rules_of(settings),
         reports=settings.report_tokens is not None,
         defaults=settings.defaults,
     )

@@ -29,6 +29,7 @@ app = typer.Typer(
 _ELSEWHERE = {
     "probe": ("keda_scaler.probe", "probe_command"),
     "explain": ("keda_scaler.explain", "explain_command"),
+    "doctor": ("keda_scaler.doctor.command", "doctor_command"),
     "exporter": ("keda_scaler.exporter.command", "exporter_command"),
     "demo": ("keda_scaler.demo.command", "demo_command"),
     "lint": ("keda_scaler.lint.command", "lint_command"),

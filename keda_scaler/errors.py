@@ -6,6 +6,7 @@
     ├── UnavailableError      the answer is unknown, and holding is not (or no longer) an option
     ├── TooManyTargetsError   the cap on targets is reached
     ├── SettingsError         the server's own settings are wrong
+    ├── EvidenceError         evidence cannot be written where it was asked for
     ├── SourceError           a source could not be read; becomes a Missing reading, never an answer
     │   ├── PageError         a page was answered, and is not one that we can read
     │   └── TooMuchError      an answer is longer than we take
@@ -47,6 +48,10 @@ class TooManyTargetsError(KedaScalerError):
 
 class SettingsError(KedaScalerError):
     """The server's own settings are wrong."""
+
+
+class EvidenceError(KedaScalerError):
+    """Evidence cannot be written where it was asked for."""
 
 
 class SourceError(KedaScalerError):

@@ -8,11 +8,12 @@ ScaledObject, or a trigger that the scaler itself refuses).
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, assert_never
+from typing import Annotated, Any, assert_never
 
 import grpc.aio
 import typer
@@ -21,9 +22,15 @@ from rich.table import Table
 from rich.text import Text
 
 from keda_scaler.errors import ScaledObjectError
+from keda_scaler.evidence import Observed, require_writable, typed, write
 from keda_scaler.keda.client import Failure, MetricResult, ScalerClient, Tls, open_channel
 from keda_scaler.keda.report import Asked, Report, Verdict, report_on, to_json
-from keda_scaler.keda.scaledobject import KedaTrigger, ScaledObject, parse_scaled_object
+from keda_scaler.keda.scaledobject import (
+    KedaTrigger,
+    ScaledObject,
+    find_manifest,
+    parse_scaled_object,
+)
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 """Read from the file; the parser has a lower limit of its own."""
@@ -72,15 +79,18 @@ class Options:
     tls: TlsFiles = TlsFiles()
 
 
-def load_scaled_object(path: Path) -> ScaledObject:
-    """Read a manifest that has something to probe.
+def load_scaled_object(path: Path) -> tuple[ScaledObject, dict[str, Any]]:
+    """Read a manifest that has something to probe; give it parsed, and as it stands there.
+
+    `-` is standard input.
 
     Raises:
         ScaledObjectError: when it cannot be read or used, or when no trigger of it is external.
 
     """
     try:
-        return _with_external_trigger(parse_scaled_object(_read_text(path)))
+        text = _read_text(path)
+        return _with_external_trigger(parse_scaled_object(text)), find_manifest(text)
     except ScaledObjectError as error:
         lines = (f"{path}: {line}" for line in str(error).splitlines())
         raise ScaledObjectError("\n".join(lines)) from error
@@ -94,6 +104,8 @@ def _with_external_trigger(scaled_object: ScaledObject) -> ScaledObject:
 
 def _read_text(path: Path) -> str:
     try:
+        if path == Path("-"):
+            return sys.stdin.buffer.read(MAX_MANIFEST_BYTES).decode()
         with path.open("rb") as file:
             return file.read(MAX_MANIFEST_BYTES).decode()
     except OSError as error:
@@ -132,12 +144,13 @@ async def ask(scaled_object: ScaledObject, options: Options) -> Report:
 async def _ask_one(scaled_object: ScaledObject, trigger: KedaTrigger, options: Options) -> Asked:
     address = options.address or trigger.address
     assert address is not None
-    async with _open(trigger, address, options.tls) as channel:
+    async with channel_to(trigger, address, options.tls) as channel:
         client = ScalerClient(channel)
         return Asked(address, await client.ask(scaled_object, trigger, within=options.timeout))
 
 
-def _open(trigger: KedaTrigger, address: str, files: TlsFiles) -> grpc.aio.Channel:
+def channel_to(trigger: KedaTrigger, address: str, files: TlsFiles) -> grpc.aio.Channel:
+    """Open a channel to the scaler of a trigger, as KEDA does."""
     if not trigger.uses_tls and not files.is_given:
         return open_channel(address)
     # Called elsewhere (a port-forward, say) the certificate must still be the one that KEDA checks.
@@ -156,8 +169,15 @@ def _usual_replicas(scaled_object: ScaledObject) -> tuple[int, ...]:
     return tuple(sorted({0, low, high} | {count for count in (1, 2) if count <= high}))
 
 
-async def probe(scaled_object: ScaledObject, options: Options, console: Console) -> int:
+async def probe(
+    scaled_object: ScaledObject,
+    options: Options,
+    console: Console,
+    tell: Callable[[Report], None] = lambda _: None,
+) -> int:
     """Probe once, or again and again with an interval, and print; give the exit code.
+
+    `tell` hears of every report.
 
     Raises:
         ScaledObjectError: when a trigger does not say where its scaler is.
@@ -166,6 +186,7 @@ async def probe(scaled_object: ScaledObject, options: Options, console: Console)
     while True:
         report = await ask(scaled_object, options)
         print_report(report, options.output, console)
+        tell(report)
         if options.interval is None or report.exit_code == 1:
             return report.exit_code
         await asyncio.sleep(options.interval)
@@ -225,7 +246,13 @@ def _what_ifs_table(report: Report) -> Table:
     return table
 
 
-def _read_tls(ca: Path | None, certificate: Path | None, key: Path | None) -> TlsFiles:
+def read_tls(ca: Path | None, certificate: Path | None, key: Path | None) -> TlsFiles:
+    """Read the files of --ca-file, --cert-file and --key-file.
+
+    Raises:
+        ScaledObjectError: when one cannot be read, or when one of a pair is missing.
+
+    """
     if (certificate is None) != (key is None):
         raise ScaledObjectError("--cert-file and --key-file: give both or none")
     return TlsFiles(*(None if path is None else _read_pem(path) for path in (ca, certificate, key)))
@@ -239,13 +266,25 @@ def _read_pem(path: Path) -> bytes:
         raise ScaledObjectError(f"{path}: {error.strerror or error}") from error
 
 
-def _console() -> Console:
+def _console(*, records: bool) -> Console:
     """Give standard output; where it is no terminal, wide enough that tables keep their lines."""
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return Console(width=None if sys.stdout.isatty() else 160, record=records)
+
+
+def _observed(report: Report, manifest: dict[str, Any], text: str) -> Observed:
+    models = (asked.result.trigger.metadata.get("model") for asked in report.asked)
+    return Observed(
+        typed(),
+        report.exit_code,
+        text,
+        to_json(report),
+        model=", ".join(dict.fromkeys(filter(None, models))) or None,
+        manifest=manifest,
+    )
 
 
 def probe_command(  # noqa: PLR0913  # one parameter for each option of the command
-    manifest: Annotated[Path, typer.Argument(help="A YAML file with a ScaledObject in it.")],
+    manifest: Annotated[Path, typer.Argument(help="A ScaledObject; - is standard input.")],
     *,
     address: Annotated[
         str | None,
@@ -273,22 +312,32 @@ def probe_command(  # noqa: PLR0913  # one parameter for each option of the comm
     key_file: Annotated[
         Path | None, typer.Option(help="PEM file of the client certificate's key.")
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write evidence: FILE.json and FILE.md.")
+    ] = None,
 ) -> None:
     """Ask a scaler as KEDA would, and say what KEDA and the HPA would do.
 
     Exit code 0: active or idle. 1: bad input, or the scaler refuses the trigger. 2: unknown.
     """
+    if record is not None and watch:
+        raise typer.BadParameter("--record: not with --watch, which does not end")
+    require_writable(record)
+    reports: list[Report] = []
     try:
-        scaled_object = load_scaled_object(manifest)
+        scaled_object, raw = load_scaled_object(manifest)
         options = Options(
             address=address,
             replicas=tuple(sorted(set(replicas or ()))),
             timeout=timeout,
             interval=(interval or scaled_object.polling_interval) if watch else None,
             output=output,
-            tls=_read_tls(ca_file, cert_file, key_file),
+            tls=read_tls(ca_file, cert_file, key_file),
         )
-        code = asyncio.run(probe(scaled_object, options, _console()))
+        console = _console(records=record is not None)
+        code = asyncio.run(probe(scaled_object, options, console, reports.append))
+        if record is not None:
+            write(record, _observed(reports[0], raw, console.export_text()), datetime.now(UTC))
     except ScaledObjectError as error:
         errors = Console(stderr=True, soft_wrap=True)
         errors.print(Text(str(error)))

@@ -51,7 +51,7 @@ _OF_ONE_TRIGGER = frozenset(
     {
         *("engine", "service", "port", "path", "endpoints", "prometheus", "serverAddress"),
         *("selector", "model", "metricType"),
-        *(key for key in _KEYS if key.startswith("wake")),
+        *(key for key in _KEYS if key.startswith("wake") or key.endswith("Query")),
     }
 )
 """Keys that say what one trigger is about, or that must equal something beside it."""
@@ -294,16 +294,21 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Setti
         SettingsError: with every problem.
 
     """
-    given = {name: value for name, value in flags.items() if value not in (None, (), [])}
+    given = _given(flags)
     in_file = _read_file(config) if config else {}
-    in_environment = {
-        name for name in Settings.model_fields if os.environ.get(ENVIRONMENT + name.upper())
-    }
-    below = {name: value for name, value in in_file.items() if name not in in_environment}
+    below = {name: value for name, value in in_file.items() if name not in _in_environment()}
     try:
         return Settings(**(below | given))
     except ValidationError as error:
         raise SettingsError("; ".join(_problem(problem) for problem in error.errors())) from None
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value not in (None, (), [])}
+
+
+def _in_environment() -> set[str]:
+    return {name for name in Settings.model_fields if os.environ.get(ENVIRONMENT + name.upper())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +321,23 @@ class Origin:
     def load(self) -> Settings:
         """Load the settings; see `load_settings`."""
         return load_settings(self.flags, self.config)
+
+    def of_each(self) -> dict[str, str]:
+        """Say of each setting where it comes from: flag, environment, file or default.
+
+        Raises:
+            SettingsError: when the file cannot be read.
+
+        """
+        places = {
+            "file": _read_file(self.config).keys() if self.config else (),
+            "environment": _in_environment(),
+            "flag": _given(self.flags),
+        }
+        found = dict.fromkeys(Settings.model_fields, "default")
+        for place, names in places.items():  # a later one wins
+            found |= dict.fromkeys(names, place)
+        return found
 
     def content(self) -> bytes | None:
         """Read what the file holds; None: there is none, or it cannot be read."""

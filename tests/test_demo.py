@@ -171,6 +171,62 @@ async def test_a_request_that_a_replica_drops_is_lost() -> None:
             assert (it.held, it.under_way, it.served) == (1, 1, 0)
 
 
+CHAT = {"messages": [{"content": "Hi"}], "max_tokens": 3, "stream": True}
+
+
+async def test_the_gateway_holds_a_chat_and_passes_its_stream_back() -> None:
+    """A client at zero waits for a replica, and then reads its tokens; 502 where it is gone."""
+    with socket.socket() as reserved:
+        pod = Pod("llama-1", SimulatedEngine(), reserved)
+        ready: list[Pod] = []
+        async with Gateway(Plan(), lambda: ready) as it, aiohttp.ClientSession() as session:
+
+            async def ask() -> tuple[int, str]:
+                async with session.post(it.url + "/v1/chat/completions", json=CHAT) as answer:
+                    return answer.status, await answer.text()
+
+            client = asyncio.create_task(ask())
+            while not it.held:
+                await asyncio.sleep(0)
+            async with pod.engine:
+                ready.append(pod)
+                it.hand_on()
+                status, text = await client
+            assert (status, text.count("word"), text[-8:]) == (200, 3, "[DONE]\n\n")
+            assert (it.served, it.losses) == (1, {})
+            assert (await ask())[0] == 502
+            assert it.losses == {"llama-1: ClientConnectorError": 1}
+            assert (it.under_way, pod.under_way) == (0, 0)
+
+
+async def test_a_client_that_goes_away_leaves_its_place() -> None:
+    """Held or under way, it is counted as lost, and the next one gets its turn."""
+    with socket.socket() as reserved:
+        pod = Pod("llama-1", SimulatedEngine(EngineModel(step_seconds=100)), reserved)
+        ready: list[Pod] = []
+        async with (
+            pod.engine,
+            Gateway(Plan(places=1), lambda: ready) as it,
+            aiohttp.ClientSession() as session,
+        ):
+            url = it.url + "/v1/chat/completions"
+            clients = [asyncio.create_task(session.post(url, json=CHAT)) for _ in range(3)]
+            while it.held < 3:
+                await asyncio.sleep(0)
+            clients.pop().cancel()
+            while it.held > 2:
+                await asyncio.sleep(0)
+            ready.append(pod)
+            it.hand_on()
+            assert (it.held, pod.under_way) == (1, 1)
+            for client in clients:
+                client.cancel()
+            while it.under_way:
+                await asyncio.sleep(0)
+            assert it.losses == {"the client went away": 3}
+            assert (it.served, it.held, pod.under_way) == (0, 0, 0)
+
+
 def test_interrupt() -> None:
     """Ctrl-C ends it cleanly with exit code 130; the scaler's own reasons were told until then."""
     command = "from keda_scaler.cli import main; main()"

@@ -124,13 +124,11 @@ def test_every_trigger_key_stands_with_its_default_and_what_it_accepts() -> None
     assert all(meaning.endswith(".") for *_, meaning in table)
 
 
-def test_keys_of_keda_and_those_that_are_not_there_yet() -> None:
-    """Whoever looks for a key finds it, also if it is not ours or not yet."""
+def test_keys_of_keda() -> None:
+    """Whoever looks for a key finds it, also if it is not ours."""
     keda = [words(key)[0] for key, _ in rows(section("docs/triggers.md", "keda-keys"))]
-    not_yet = [w for keys, _ in rows(section("docs/triggers.md", "not-yet")) for w in words(keys)]
 
     assert sorted(keda) == sorted(triggers.KEDA_KEYS)
-    assert sorted(not_yet) == sorted(triggers.NOT_YET)
 
 
 def test_every_signal_is_named() -> None:

@@ -131,13 +131,11 @@ class World:
         self.prometheus.scrape("pods", self.namespace, pods)
         return {"prometheus": "main", **FAST}
 
-    async def scraped(self) -> None:
+    async def scraped(self, family: str = "vllm:num_requests_running") -> None:
         """Wait until every page is known to Prometheus, where there is one."""
         if self.prometheus is None:
             return
-        query = (
-            f'count(vllm:num_requests_running{{namespace="{self.namespace}"}}) == {len(self.pages)}'
-        )
+        query = f'count({family}{{namespace="{self.namespace}"}}) == {len(self.pages)}'
         async with asyncio.timeout(WAIT_SECONDS), aiohttp.ClientSession() as session:
             while True:
                 url, params = f"{self.prometheus.url}/api/v1/query", {"query": query}
@@ -291,27 +289,68 @@ async def test_latencies_of_what_finished_lately(world: World) -> None:
     assert 10 < answer.values["latency"] <= 15
 
 
+@pytest.mark.xdist_group("prometheus")
+@pytest.mark.parametrize("world", ["prometheus"], indirect=True)
+async def test_an_engine_that_nobody_knows(world: World, tmp_path: Path) -> None:
+    """Own queries alone: sums over its two replicas, active, and idle on proof."""
+    page = "my_running 3\nmy_waiting 7\nmy_cache_ratio 0.5\nmy_seconds 4\n"
+    metadata = await world.serve(page, page) | {
+        "selector": 'job="pods"',
+        "concurrencyQuery": "sum by (pod) (my_running + my_waiting)",
+        "queueDepthQuery": "sum(my_waiting)",
+        "gpuMemoryQuery": "avg(my_cache_ratio)",
+        "latencyQuery": "max by (pod) (my_seconds)",
+        "targetQueueDepth": "5",
+        "targetGpuMemoryPressure": "85%",
+        "targetLatencySeconds": "10",
+        "idleSeconds": "1",
+    }
+    await world.scraped("my_running")
+    async with serving(*world.arguments) as scaler:
+        busy = await until(scaler, world, metadata, is_read)
+        probed = await probe(scaler, tmp_path, world.namespace, metadata)
+        for served in world.pages:
+            served.body = re.sub(r"(?m) \S+$", " 0", page)
+        idle = await until(scaler, world, metadata, lambda found: found.active is False)
+
+    assert busy.values == {"queue-depth": 14.0, "gpu-memory-pressure": 1.0, "latency": 8.0}
+    assert "work: concurrency is above 0" in probed
+    assert "s0-queue-depth │ 14 │ 5 │ true" in probed
+    assert idle.values == {"queue-depth": 0.0, "gpu-memory-pressure": 0.0, "latency": 0.0}
+
+
+async def probe(scaler: Scaler, folder: Path, namespace: str, metadata: dict[str, str]) -> str:
+    """Give what `probe` prints about a trigger, without the layout."""
+    manifest = folder / "scaledobject.json"
+    trigger = {"type": "external", "metadata": {"scalerAddress": "x:6000"} | metadata}
+    manifest.write_text(
+        json.dumps(
+            {
+                "apiVersion": "keda.sh/v1alpha1",
+                "kind": "ScaledObject",
+                "metadata": {"name": "llama", "namespace": namespace},
+                "spec": {"scaleTargetRef": {"name": "llama"}, "triggers": [trigger]},
+            }
+        )
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(COMMAND, "probe", manifest, "--address", f"127.0.0.1:{scaler.port}"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    return " ".join(out.decode().split())
+
+
 async def test_a_target_that_never_scales_in_is_warned_of(tmp_path: Path) -> None:
     """`probe` names the engine, the reason and what is wrong with the trigger."""
     gpu = "nv_gpu_memory_used_bytes 9\nnv_gpu_memory_total_bytes 10\n"
     page = Page(capture("busy-queue") + gpu)
     await page.start()
-    manifest = tmp_path / "llama.yaml"
-    manifest.write_text(
-        "apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {name: llama}\n"
-        "spec:\n  scaleTargetRef: {name: llama}\n  triggers:\n  - type: external\n"
-        "    metadata:\n      scalerAddress: x:6000\n      gpuMemorySource: device\n"
-        f"      endpoints: {page.url}\n"
-    )
+    metadata = {"gpuMemorySource": "device", "endpoints": page.url}
     async with serving() as scaler:
-        probe = await asyncio.create_subprocess_exec(
-            *(COMMAND, "probe", manifest, "--address", f"127.0.0.1:{scaler.port}"),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        out, _ = await probe.communicate()
+        text = await probe(scaler, tmp_path, "default", metadata)
     await page.stop()
 
-    text = " ".join(out.decode().split())
     assert "work: concurrency is above 0" in text
     assert "the engine is vllm" in text
     assert "WARNING: vllm takes its GPU memory at start and keeps it" in text

@@ -32,7 +32,10 @@ runpy.run_path(script, run_name="__main__")
 """
 """Runs a script with one package of ours on the path, and that is the wheel's."""
 
-pytestmark = pytest.mark.timeout(120)  # processes that start on a busy machine
+pytestmark = [
+    pytest.mark.timeout(120),  # processes that start on a busy machine
+    pytest.mark.xdist_group("wheel"),  # which is built once
+]
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +124,12 @@ def served(installed: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[s
         text=True,
     ) as process:
         assert process.stdout
-        lines = [process.stdout.readline() for _ in range(2)]
-        yield process, [int(line.strip().rpartition(":")[2]) for line in lines]
-        process.kill()
+        try:
+            said = "".join(process.stdout.readline() for _ in range(3))
+            ports = re.findall(r"^(?:KEDA calls|metrics, health) .*:(\d+)$", said, re.MULTILINE)
+            yield process, [int(port) for port in ports]
+        finally:
+            process.kill()
 
 
 def test_it_serves_and_is_healthy(served: tuple[subprocess.Popen[str], list[int]]) -> None:

@@ -15,8 +15,27 @@ _DIRECT = ("service", "endpoints")
 _PROMETHEUS = ("prometheus", "serverAddress")
 _WAKE_PLACE = ("wakePort", "wakePath")
 _OF_GATEWAYS = ("wakeService", *_WAKE_PLACE, "wakeSelector")
+
+_QUERIES: Mapping[str, tuple[str, ...]] = {
+    "queueDepthQuery": ("targetQueueDepth", "activationQueueDepth"),
+    "concurrencyQuery": ("targetConcurrency", "activationConcurrency"),
+    "gpuMemoryQuery": ("targetGpuMemoryPressure", "activationGpuMemoryPressure"),
+    "latencyQuery": ("targetLatencySeconds",),
+}
+"""Own queries, and the keys that each one's signal is for."""
+
+_WITHOUT_TARGET = ("queueDepthQuery", "gpuMemoryQuery")
+"""Queries whose signals are scaled on when no target is given."""
+
+_OF_ENGINES = (
+    *("targetGpuUtilization", "targetTtftSeconds", "targetItlSeconds"),
+    "activationGpuUtilization",
+)
+"""Keys whose signals no query gives."""
+
 NOT_REPORTED = frozenset(
     {
+        *_QUERIES,
         *(*_DIRECT, *_PROMETHEUS, "selector", "model", "wakeFrom"),
         *("targetGpuMemoryPressure", "targetGpuUtilization"),
         *("targetTtftSeconds", "targetItlSeconds", "targetLatencySeconds"),
@@ -41,7 +60,56 @@ def misplaced(given: Mapping[str, str]) -> list[str]:
         problems += [f"{key}: only with service" for key in ("port", "path") if key in given]
     if "selector" in given and not set(_PROMETHEUS) & set(given):
         problems.append("selector: only with prometheus or serverAddress")
-    return problems + _misplaced_wake(given)
+    return problems + _misplaced_queries(given) + _misplaced_wake(given)
+
+
+def _is_of_queries(given: Mapping[str, str]) -> bool:
+    """Whether own queries are all that is read, because the engine is not named."""
+    return not _QUERIES.keys().isdisjoint(given) and given.get("engine", "auto") == "auto"
+
+
+def unqueried(given: Mapping[str, str]) -> dict[str, str]:
+    """Find keys that own queries leave without anything to read, each with what it needs."""
+    found = {}
+    if "gpuMemoryQuery" in given:
+        found["gpuMemorySource"] = "not with gpuMemoryQuery"
+    if _is_of_queries(given):
+        found |= dict.fromkeys(_OF_ENGINES, "beside own queries only with an engine by name")
+        for query, keys in _QUERIES.items():
+            if query not in given:
+                found |= dict.fromkeys(keys, f"needs {query}, or an engine by name")
+    return found
+
+
+def _misplaced_queries(given: Mapping[str, str]) -> list[str]:
+    own = [key for key in _QUERIES if key in given]
+    if not own or given.get("engine") == REPORTS:
+        return []
+    problems = [f"{key}: {why}" for key, why in unqueried(given).items() if key in given]
+    if set(_DIRECT) & set(given) or not set(_PROMETHEUS) & set(given):
+        problems += [
+            f"{key}: only where the replicas are read through prometheus or serverAddress"
+            for key in own
+        ]
+    has_target = any(key.startswith("target") for key in given)
+    for key in own:
+        is_used = key == "concurrencyQuery" or not set(_QUERIES[key]).isdisjoint(given)
+        if not is_used and (has_target or key not in _WITHOUT_TARGET):
+            problems.append(f"{key}: only with {one_of(_QUERIES[key])}")
+    if _is_of_queries(given):
+        if "concurrencyQuery" not in given:
+            problems.append(
+                f"{own[0]}: without concurrencyQuery, or an engine by name, nothing can prove that "
+                "a target is idle"
+            )
+        if "selector" not in given:
+            problems.append(
+                "selector: own queries need it, or an engine by name, to tell which of the scraped "
+                'pods are the replicas; accepted: label matchers such as job="my-engine"'
+            )
+        if not has_target and not set(_WITHOUT_TARGET) & set(own):
+            problems.append("no target: give targetConcurrency, or queueDepthQuery")
+    return problems
 
 
 def _misplaced_source(given: Mapping[str, str]) -> list[str]:

@@ -148,6 +148,8 @@ def _latency(metric: Metric, view: View, replicas: Sequence[ReplicaReadings]) ->
     factor = ready if trigger.metric_type == "AverageValue" else 1
     if found is None:
         text = f"fewer than {MIN_OBSERVATIONS} observed in {trigger.latency_window_seconds:g} s"
+        if metric.signal in trigger.queries:
+            text = "latencyQuery gives NaN: nothing observed"
         return Report(metric.target * factor if _may_work(view, replicas) else 0.0, text)
     seconds = min(found.seconds, MAX_LATENCY_RATIO * metric.target)
     text = f"{'at least ' if found.is_bound else ''}{found.seconds:.3g} s"

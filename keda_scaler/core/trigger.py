@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.alias_generators import to_camel
 
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.combinations import NOT_REPORTED, misplaced
+from keda_scaler.core.combinations import NOT_REPORTED, misplaced, unqueried
 from keda_scaler.core.matchers import Matcher, parse_matchers, parse_selector
 from keda_scaler.core.names import ENGINES, GATEWAYS, QUERY, REPORTS
 from keda_scaler.core.promql import elsewhere
@@ -41,9 +41,6 @@ KEDA_KEYS = frozenset(
     {"scalerAddress", "enableTLS", "unsafeSsl", "caCert", "tlsClientCert", "tlsClientKey"}
 )
 """Keys that KEDA reads itself and passes on with the rest."""
-
-NOT_YET = frozenset({"queueDepthQuery", "concurrencyQuery", "gpuMemoryQuery", "latencyQuery"})
-"""Keys of the public contract whose signal or source this version does not have."""
 
 MAX_PROBLEMS = 20
 """Problems of one trigger that are listed; an error must fit into the trailers of an answer."""
@@ -82,10 +79,16 @@ class Accepts:
     """Trigger keys that a trigger which does not give them has all the same."""
 
 
+_DEFAULT_METRICS = (
+    Metric(Signal.QUEUE_DEPTH, DEFAULT_QUEUE_DEPTH),
+    Metric(Signal.GPU_MEMORY_PRESSURE, DEFAULT_GPU_MEMORY_PRESSURE),
+)
+
 _Requests = Annotated[float, number(0.001, 1e6, "a number of requests")]
 _MoreThan = Annotated[float, number(0, 1e6, "a number of requests")]
 _Seconds = Annotated[float, number(0.001, 86400, "seconds")]
 _Pressure = Annotated[float, ratio(0.001)]
+_Query = Annotated[str, BeforeValidator(parse_query)]
 
 
 class Trigger(BaseModel):
@@ -142,6 +145,11 @@ class Trigger(BaseModel):
     ] = "auto"
     """Where gpu-memory-pressure comes from."""
 
+    queue_depth_query: _Query | None = None
+    concurrency_query: _Query | None = None
+    gpu_memory_query: _Query | None = None
+    latency_query: _Query | None = None
+
     activation_requests: _MoreThan = 0.0
     """Active while waiting + running requests exceed this."""
 
@@ -179,7 +187,7 @@ class Trigger(BaseModel):
     wake_selector: Annotated[tuple[Matcher, ...], BeforeValidator(parse_matchers)] = ()
     """Label matchers that tell which of the gateway's series are about this target."""
 
-    wake_query: Annotated[str, BeforeValidator(parse_query)] | None = None
+    wake_query: _Query | None = None
     """PromQL whose result, summed, is the number of requests."""
 
     cold_start_seconds: Annotated[float, number(0, 86400, "seconds")] = 300.0
@@ -215,12 +223,12 @@ class Trigger(BaseModel):
             Signal.LATENCY: self.target_latency_seconds,
         }
         chosen = tuple(Metric(s, target) for s, target in targets.items() if target is not None)
-        if not chosen and self.by_reports:
-            return (Metric(Signal.QUEUE_DEPTH, DEFAULT_QUEUE_DEPTH),)
-        return chosen or (
-            Metric(Signal.QUEUE_DEPTH, DEFAULT_QUEUE_DEPTH),
-            Metric(Signal.GPU_MEMORY_PRESSURE, DEFAULT_GPU_MEMORY_PRESSURE),
-        )
+        if chosen:
+            return chosen
+        if self.by_reports:
+            return _DEFAULT_METRICS[:1]
+        told = (m for m in _DEFAULT_METRICS if not self.by_queries or m.signal in self.queries)
+        return tuple(told) or _DEFAULT_METRICS
 
     @cached_property
     def by_reports(self) -> bool:
@@ -233,22 +241,43 @@ class Trigger(BaseModel):
         return not (self.by_reports or self.service or self.endpoints)
 
     @cached_property
+    def queries(self) -> Mapping[Signal, str]:
+        """Own queries, by the signal that each stands for."""
+        own = {
+            Signal.QUEUE_DEPTH: self.queue_depth_query,
+            Signal.CONCURRENCY: self.concurrency_query,
+            Signal.GPU_MEMORY_PRESSURE: self.gpu_memory_query,
+            Signal.LATENCY: self.latency_query,
+        }
+        return {signal: query for signal, query in own.items() if query is not None}
+
+    @cached_property
+    def by_queries(self) -> bool:
+        """Whether own queries are all that is read, because the engine is not named."""
+        return bool(self.queries) and self.engine == "auto"
+
+    @cached_property
+    def _sought(self) -> frozenset[Signal]:
+        """The signals that matter and that no own query gives."""
+        signals = {metric.signal for metric in self.metrics} | {s for s, _ in self.activations}
+        return frozenset(signals - self.queries.keys())
+
+    @cached_property
     def reads_latencies(self) -> bool:
         """Whether histograms have to be read, which most triggers do not need."""
-        return any(metric.signal in LATENCIES for metric in self.metrics)
+        return not LATENCIES.isdisjoint(self._sought)
 
     @cached_property
     def reads_devices(self) -> bool:
         """Whether GPU exporters have to be read."""
-        signals = {metric.signal for metric in self.metrics} | {s for s, _ in self.activations}
-        by_memory = Signal.GPU_MEMORY_PRESSURE in signals and self.gpu_memory_source != "kv-cache"
-        return by_memory or Signal.GPU_UTILIZATION in signals
+        sought = self._sought
+        by_memory = Signal.GPU_MEMORY_PRESSURE in sought and self.gpu_memory_source != "kv-cache"
+        return by_memory or Signal.GPU_UTILIZATION in sought
 
     @cached_property
     def prefers_engine_memory(self) -> bool:
         """Whether GPU exporters matter only where the engine says nothing of its memory."""
-        signals = {metric.signal for metric in self.metrics} | {s for s, _ in self.activations}
-        return self.gpu_memory_source == "auto" and Signal.GPU_UTILIZATION not in signals
+        return self.gpu_memory_source == "auto" and Signal.GPU_UTILIZATION not in self._sought
 
     @cached_property
     def activations(self) -> tuple[tuple[Signal, float], ...]:
@@ -284,9 +313,7 @@ class Trigger(BaseModel):
 
 def _unknown_key(key: str, accepted: Collection[str]) -> str:
     """Explain an unknown key without its value, which may be a secret."""
-    if key in NOT_YET:
-        return f"{key}: not supported yet"
-    near = difflib.get_close_matches(key, [*accepted, *NOT_YET], n=1, cutoff=0.7)
+    near = difflib.get_close_matches(key, accepted, n=1, cutoff=0.7)
     return f"{key[:SHOWN]}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
 
 
@@ -336,6 +363,7 @@ def _with_defaults(given: Mapping[str, str], defaults: Mapping[str, str]) -> dic
         left_out.add("staleSeconds")
     if given.get("engine") == REPORTS:
         left_out |= NOT_REPORTED
+    left_out |= unqueried(given).keys()
     return {key: value for key, value in defaults.items() if key not in left_out} | dict(given)
 
 
@@ -346,10 +374,13 @@ def _not_of(namespace: str, trigger: Trigger) -> list[str]:
     """Find what reaches beyond the ScaledObject's namespace."""
     if namespace and not _NAMESPACE.fullmatch(namespace):
         return [f"namespace: got {namespace[:SHOWN]!r}; accepted: the name of a namespace"]
-    found = elsewhere(trigger.wake_query, namespace) if trigger.wake_query else []
+    own = ((name, getattr(trigger, name)) for name in Trigger.model_fields if "query" in name)
     return [
-        f"wakeQuery: got {matcher[:SHOWN]}; accepted: only the ScaledObject's own namespace"
-        for matcher in found
+        f"{Trigger.key_of(name)}: got {matcher[:SHOWN]}; accepted: only the ScaledObject's own "
+        "namespace"
+        for name, query in own
+        if query is not None
+        for matcher in elsewhere(query, namespace)
     ]
 
 

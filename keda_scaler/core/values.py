@@ -99,7 +99,8 @@ def choice(*accepted: str) -> BeforeValidator:
 
 def one_of(accepted: Collection[str]) -> str:
     """Write a list of choices: `a, b or c`."""
-    return ", ".join(list(accepted)[:-1]) + " or " + list(accepted)[-1]
+    *others, last = accepted
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def parse_path(raw: Any) -> str:

@@ -14,7 +14,8 @@ with the names of llm-d's endpoint picker, which the trigger's `wakeFrom` reads.
     gateway      holds requests, hands them to replicas, counts what became of them
     autoscaler   asks the scaler as KEDA and the HPA do, and does what they would do
     journal      what happened, in order, with the reason
-    scenario     one run of all that, and its outcome
+    stack        all of these around a real scaler; also what `make verify` puts under load
+    scenario     one run of that, and its outcome
     verdict      whether the outcome is good, in one line
     display      what a terminal shows meanwhile
     command      the command line

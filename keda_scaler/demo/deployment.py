@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from keda_scaler.demo.plan import NAMESPACE, SERVICE, Plan
+from keda_scaler.demo.plan import NAMESPACE, SERVICE, StackPlan
 from keda_scaler.sim.kubernetes import SimulatedCluster, SimulatedEndpoint
 from keda_scaler.sim.server import SimulatedEngine
 
@@ -75,7 +75,7 @@ class Deployment:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: StackPlan,
         cluster: SimulatedCluster,
         group: asyncio.TaskGroup,
         tell: Callable[[str], None],

@@ -1,4 +1,4 @@
-"""How a demo goes: how long everything takes, and the ScaledObject that KEDA's side follows."""
+"""How long everything takes, and the ScaledObject that KEDA's side follows."""
 
 from dataclasses import dataclass, field
 
@@ -14,19 +14,8 @@ GATEWAY = "llama-epp"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Durations, in seconds, and sizes. The defaults take about a minute."""
-
-    quiet_seconds: float = 5.0
-    """Before the first request may come."""
-
-    burst_seconds: float = 15.0
-    requests_per_second: float = 6.0
-    """On average, during the burst; a replica of the model below can do two."""
-
-    sizes: Sizes = field(default_factory=Sizes)
-    seed: int = 3
-    """Of the arrivals: the same come every time."""
+class StackPlan:
+    """Durations, in seconds, and sizes, of replicas, gateway, KEDA and HPA."""
 
     model: EngineModel = field(default_factory=EngineModel)
     places: int = 12
@@ -42,9 +31,7 @@ class Plan:
     """What a pod that ends gets at most for the requests that it has."""
 
     max_replicas: int = 4
-    least_peak: int = 2
-    """Replicas that must have been ready at once for the verdict to be good."""
-
+    target_queue_depth: int = 3
     polling_interval: int = 2
     cooldown_period: int = 15
     sync_seconds: float = 3.0
@@ -62,10 +49,29 @@ class Plan:
     """Seconds in which the HPA may remove one pod."""
 
     limit_seconds: float = 90.0
-    """When the demo gives up."""
+    """When everything, and every request, is given up."""
 
 
-def manifest(plan: Plan, scaler: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Plan(StackPlan):
+    """How a demo goes. The defaults take about a minute."""
+
+    quiet_seconds: float = 5.0
+    """Before the first request may come."""
+
+    burst_seconds: float = 15.0
+    requests_per_second: float = 6.0
+    """On average, during the burst; a replica of the model above can do two."""
+
+    sizes: Sizes = field(default_factory=Sizes)
+    seed: int = 3
+    """Of the arrivals: the same come every time."""
+
+    least_peak: int = 2
+    """Replicas that must have been ready at once for the verdict to be good."""
+
+
+def manifest(plan: StackPlan, scaler: str) -> str:
     """Write the ScaledObject for a scaler at HOST:PORT."""
     return f"""\
 apiVersion: keda.sh/v1alpha1
@@ -96,7 +102,7 @@ spec:
       metadata:
         scalerAddress: {scaler}
         service: {SERVICE}
-        targetQueueDepth: "3"
+        targetQueueDepth: "{plan.target_queue_depth}"
         targetGpuMemoryPressure: "0.85"
         pollSeconds: "1"
         idleSeconds: "{plan.idle_seconds}"

@@ -1,4 +1,4 @@
-"""One run of the demo: everything is built, connected, watched and taken down here."""
+"""One run of the demo: its requests, and what is watched until it is over."""
 
 import asyncio
 import contextlib
@@ -6,21 +6,16 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
-from keda_scaler.app import App
 from keda_scaler.demo.autoscaler import Autoscaler
-from keda_scaler.demo.deployment import HOST, Deployment
+from keda_scaler.demo.deployment import Deployment
 from keda_scaler.demo.gateway import Gateway
 from keda_scaler.demo.journal import Change, Journal
-from keda_scaler.demo.plan import GATEWAY, NAMESPACE, Plan, manifest
+from keda_scaler.demo.plan import Plan
+from keda_scaler.demo.stack import cancel, running
 from keda_scaler.demo.verdict import Outcome
-from keda_scaler.keda.client import open_channel
 from keda_scaler.keda.cluster import Step
-from keda_scaler.keda.scaledobject import parse_scaled_object
-from keda_scaler.settings import Settings
-from keda_scaler.sim.kubernetes import SimulatedCluster, SimulatedEndpoint
 from keda_scaler.sim.load import Arrivals, Burst, drive
 from keda_scaler.sim.requests import Request
-from keda_scaler.sources.kubernetes import ServiceDirectory, at_url
 
 LOOK_SECONDS = 0.1
 """How often it is checked whether the demo is over."""
@@ -110,61 +105,17 @@ async def run(plan: Plan, tell: Callable[[Change], None], show: Show | None = No
     """Run a demo until it is over or its time is; `tell` hears of every change."""
     journal = Journal(tell)
     with journal.reading_the_log():
-        async with asyncio.TaskGroup() as group, contextlib.AsyncExitStack() as exits:
-            scene = await _build(plan, journal, group, exits)
-            loops = _loops(scene) | ({"display": show(scene)} if show else {})
-            tasks = [group.create_task(loop, name=name) for name, loop in loops.items()]
-            exits.push_async_callback(_cancel, tasks)
+        async with running(plan, journal) as stack, asyncio.TaskGroup() as group:
+            scene = Scene(plan, journal, stack.deployment, stack.gateway, stack.autoscaler)
+            stack.autoscaler.on_step = scene.stepped
+            tasks = [group.create_task(_load(scene), name="load")]
+            if show:
+                tasks.append(group.create_task(show(scene), name="display"))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(plan.limit_seconds):
                     await _watch(scene)
+            await cancel(tasks)
             return scene.outcome()
-
-
-async def _build(
-    plan: Plan, journal: Journal, group: asyncio.TaskGroup, exits: contextlib.AsyncExitStack
-) -> Scene:
-    """Start everything; what is entered last stops first."""
-    api = await exits.enter_async_context(SimulatedCluster(host=HOST))
-    deployment = Deployment(plan, api, group, lambda text: journal.add("pods", text))
-    exits.callback(deployment.stop)
-    gateway = await exits.enter_async_context(Gateway(plan, deployment.ready))
-    api.put_service(NAMESPACE, GATEWAY, [SimulatedEndpoint(HOST, f"{GATEWAY}-0", gateway.port)])
-    deployment.on_ready = gateway.hand_on
-    directory = ServiceDirectory(configure=at_url(api.url))
-    app = await exits.enter_async_context(App(_settings(), directory))
-    address = f"{HOST}:{app.grpc_port}"
-    channel = await exits.enter_async_context(open_channel(address))
-    scaled_object = parse_scaled_object(manifest(plan, address))
-    autoscaler = Autoscaler(scaled_object, channel, deployment)
-    scene = Scene(plan, journal, deployment, gateway, autoscaler)
-    autoscaler.on_step = scene.stepped
-    return scene
-
-
-def _settings() -> Settings:
-    """Give the scaler's settings, all of them: the demo's do not depend on the environment."""
-    return Settings(
-        grpc_address=f"{HOST}:0",
-        http_address=f"{HOST}:0",
-        prometheus={},
-        allow_address=("127.0.0.0/8",),
-        demo=False,
-        tls_cert=None,
-        tls_key=None,
-        tls_client_ca=None,
-    )
-
-
-def _loops(scene: Scene) -> dict[str, Coroutine[None, None, None]]:
-    autoscaler = scene.autoscaler
-    triggers = autoscaler.cluster.scaled_object.external_triggers
-    return {
-        "poll": autoscaler.poll(),
-        "sync": autoscaler.sync(scene.plan.sync_seconds),
-        **{f"stream-{each.index}": autoscaler.listen(each) for each in triggers},
-        "load": _load(scene),
-    }
 
 
 async def _load(scene: Scene) -> None:
@@ -187,9 +138,3 @@ async def _watch(scene: Scene) -> None:
             told = True
             scene.journal.add("requests", "all are done with")
         await asyncio.sleep(LOOK_SECONDS)
-
-
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

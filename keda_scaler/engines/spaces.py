@@ -48,6 +48,12 @@ class Space:
         self.jobs: defaultdict[Part, dict[str, bool]] = defaultdict(dict)
         """The jobs that scrape a part, and whether the last scrape of each went well."""
 
+        self.scrapes: list[Sample] = []
+        """The samples of `up` themselves."""
+
+        self.scrape_times: list[Sample] = []
+        """When each of them was taken, by the clock of Prometheus; only where that was asked."""
+
         self._namespace = namespace
         self._engine_names = tuple(engine_names)
         self._concerned: defaultdict[tuple[str, str | None], dict[Part, None]] = defaultdict(dict)
@@ -73,9 +79,14 @@ class Space:
 
     def add_scrape(self, sample: Sample) -> None:
         """Take a sample of `up` in."""
+        self.scrapes.append(sample)
         known = self.jobs[Part.of(sample.labels)]
         job = sample.labels.get("job", "")
         known[job] = sample.number == 1 or known.get(job, False)
+
+    def add_scrape_time(self, sample: Sample) -> None:
+        """Take a sample of `timestamp(up)` in."""
+        self.scrape_times.append(sample)
 
     @cached_property
     def gpus(self) -> Mapping[str, DeviceReadings]:

@@ -164,7 +164,7 @@ def parse_scaled_object(text: str) -> ScaledObject:
         ScaledObjectError: with every problem, one a line.
 
     """
-    scaled_object, problems = read_scaled_object(_find(text))
+    scaled_object, problems = read_scaled_object(find_manifest(text))
     if problems:
         raise ScaledObjectError("\n".join(problems))
     return scaled_object
@@ -176,7 +176,13 @@ def read_scaled_object(manifest: Any) -> tuple[ScaledObject, tuple[str, ...]]:
     return _read(Fields(manifest, "", problems)), tuple(problems)
 
 
-def _find(text: str) -> Any:
+def find_manifest(text: str) -> Any:
+    """Give the first ScaledObject of a YAML text as it stands there.
+
+    Raises:
+        ScaledObjectError: when there is none, or no such text.
+
+    """
     if len(text) > MAX_MANIFEST_CHARACTERS:
         raise ScaledObjectError(f"more than {MAX_MANIFEST_CHARACTERS} characters")
     kinds: list[str] = []

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from keda_scaler.keda.secrets import is_secret
 from keda_scaler.lint.documents import Document
 from keda_scaler.lint.findings import Finding, Hit, Rule, Severity
 from keda_scaler.lint.rules import RULES
-from keda_scaler.lint.rules.wiring import SCALED_JOB, is_secret
+from keda_scaler.lint.rules.wiring import SCALED_JOB
 from keda_scaler.lint.subject import Neighbours, Subject, subject_of
 
 

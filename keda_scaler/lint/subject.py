@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.trigger import KEDA_KEYS, NOT_YET, Accepts, Trigger, parse_trigger
+from keda_scaler.core.trigger import KEDA_KEYS, Accepts, Trigger, parse_trigger
 from keda_scaler.errors import ScaledObjectError, TriggerError
 from keda_scaler.keda.scaledobject import KedaTrigger, ScaledObject, read_scaled_object
 from keda_scaler.lint.documents import Document, text_at, value_at
@@ -16,7 +16,7 @@ MAX_OBJECT_NODES = 5_000
 """Fields of one ScaledObject: every unknown one is compared with all known ones."""
 
 _ANYWHERE = AddressRules.parse(["0.0.0.0/0", "::/0"])
-_OWN_KEYS = (frozenset(Trigger.keys()) | NOT_YET) - {"metricType"}
+_OWN_KEYS = frozenset(Trigger.keys()) - {"metricType"}
 """Keys by which a trigger is known as ours; others have a metricType too."""
 
 

@@ -213,6 +213,15 @@ class Engine:
         end = self._step.end + (steps - 1) * self._decode_time(len(self._running))
         return end / NANOSECONDS
 
+    def next_step(self) -> float | None:
+        """Give when the step under way is over, if nothing arrives before; None when idle."""
+        return None if self._step is None else self._step.end / NANOSECONDS
+
+    def generated(self, request_id: int) -> int:
+        """Count the tokens of a request that is not over, as of the last call; 0 of any other."""
+        found = (each for each in (*self._running, *self._waiting) if each.id == request_id)
+        return next((sequence.generated for sequence in found), 0)
+
     def state(self) -> EngineState:
         """Tell everything, as of the last `advance`, `submit` or `abort`."""
         used = self.model.num_blocks - self._free

@@ -1,18 +1,20 @@
 """A simulated engine behind HTTP: vLLM's metrics page, its completions, and a switch for failures.
 
-    GET  /metrics          the page, or what the failure mode makes of it
-    GET  /health           200
-    POST /v1/completions   {"prompt"?, "prompt_tokens"?, "max_tokens"?}; answers when it is done
-    POST /control          {"mode"?, "load"?: {"requests", "prompt_tokens"?, "output_tokens"?}}
+    GET  /metrics              the page, or what the failure mode makes of it
+    GET  /health               200
+    POST /v1/completions       {"prompt"?, "prompt_tokens"?, "max_tokens"?}; answers when it is done
+    POST /v1/chat/completions  {"messages", "stream"?, ...}; a stream answers with every token
+    POST /control              {"mode"?, "load"?: {"requests", "prompt_tokens"?, "output_tokens"?}}
 
 Nothing runs while nothing is asked: the engine is moved to the present when a page is read or a
-request arrives or leaves, and a timer is set only while a completion is being waited for.
+request arrives or leaves, and a timer is set only while a completion is being waited for: until one
+is over or, where there are streams, until the next token.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from enum import StrEnum
 from types import TracebackType
@@ -23,8 +25,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from keda_scaler.sim.engine import Engine, EngineState
 from keda_scaler.sim.model import EngineModel
+from keda_scaler.sim.openai import MAX_TOKENS, STREAM_END, Chat, Completion, chat, chunk, completion
 from keda_scaler.sim.page import CONTENT_TYPE, render, render_without_engine
-from keda_scaler.sim.requests import Finished, FinishReason, QueueFullError, Request
+from keda_scaler.sim.requests import Finished, QueueFullError, Request
 
 _MAX_BODY = 256 * 1024
 """Bytes of a request's body; more than any prompt worth simulating."""
@@ -35,11 +38,7 @@ _MIN_TIMER = 0.005
 _SHUTDOWN_SECONDS = 1.0
 """For answers under way when the server closes; hanging ones are let go first."""
 
-_CHARACTERS_PER_TOKEN = 4
-"""Of English text, about."""
-
-_MAX_TOKENS = 1_000_000
-"""Of a prompt or an answer."""
+_CLOSING = "the server is closing"
 
 
 class FailureMode(StrEnum):
@@ -68,8 +67,8 @@ class _Load(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     requests: int = Field(ge=1, le=10_000)
-    prompt_tokens: int = Field(default=100, ge=1, le=_MAX_TOKENS)
-    output_tokens: int = Field(default=100, ge=1, le=_MAX_TOKENS)
+    prompt_tokens: int = Field(default=100, ge=1, le=MAX_TOKENS)
+    output_tokens: int = Field(default=100, ge=1, le=MAX_TOKENS)
 
 
 class _Control(BaseModel):
@@ -81,22 +80,10 @@ class _Control(BaseModel):
     load: _Load | None = None
 
 
-class _Completion(BaseModel):
-    """The body of /v1/completions; OpenAI's other fields are accepted and mean nothing here."""
-
-    prompt: str = ""
-    prompt_tokens: int | None = Field(default=None, ge=1, le=_MAX_TOKENS)
-    """None: as many as the prompt has, at four characters each."""
-
-    max_tokens: int = Field(default=16, ge=1, le=_MAX_TOKENS)
-    """OpenAI's default."""
-
-    def to_request(self) -> Request:
-        guess = max(1, len(self.prompt) // _CHARACTERS_PER_TOKEN)
-        return Request(self.prompt_tokens or guess, self.max_tokens, FinishReason.LENGTH)
-
-
 _Body = TypeVar("_Body", bound=BaseModel)
+_Waiter = asyncio.Future[Finished | None]
+"""Gets the end of a request; None: the server closes."""
+
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -120,7 +107,9 @@ class SimulatedEngine:
         self._answering.set()
         self._frozen: EngineState | None = None  # what a frozen page shows; None in other modes
         self._started = time.time()
-        self._waiters: dict[int, asyncio.Future[Finished | None]] = {}  # None: the server closes
+        self._waiters: dict[int, _Waiter] = {}
+        self._streams = 0  # how many of the waiters want every token
+        self._moved = asyncio.Event()  # set, and replaced, whenever there may be another token
         self._timer: asyncio.TimerHandle | None = None
         self._runner: web.AppRunner | None = None
 
@@ -136,10 +125,11 @@ class SimulatedEngine:
         return self._mode
 
     async def __aenter__(self) -> Self:
-        app = web.Application(client_max_size=_MAX_BODY, middlewares=[_refuse_bad_bodies])
+        app = web.Application(client_max_size=_MAX_BODY, middlewares=[_refuse])
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/health", self._health)
         app.router.add_post("/v1/completions", self._complete)
+        app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/control", self._control)
         # A client that goes away cancels its handler, and so aborts its request.
         self._runner = web.AppRunner(
@@ -170,6 +160,7 @@ class SimulatedEngine:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiters.clear()
+        self._let_streams_look()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -245,34 +236,72 @@ class SimulatedEngine:
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response()
 
-    async def _complete(self, http: web.Request) -> web.Response:
-        request = (await _parse(http, _Completion)).to_request()
-        try:
-            request_id = self.submit(request)
-        except ValueError as error:
-            return _error(400, str(error))
-        except QueueFullError as error:
-            return _error(503, str(error))
-        waiter: asyncio.Future[Finished | None] = asyncio.get_running_loop().create_future()
+    async def _complete(self, http: web.Request) -> web.StreamResponse:
+        asked = await _parse(http, Completion)
+        with self._waiting_for(asked.to_request()) as (_, waiter):
+            return self._whole(completion, await waiter)
+
+    async def _chat(self, http: web.Request) -> web.StreamResponse:
+        asked = await _parse(http, Chat)
+        with self._waiting_for(asked.to_request()) as (request_id, waiter):
+            if asked.stream:
+                return await self._stream(http, request_id, waiter)
+            return self._whole(chat, await waiter)
+
+    @contextlib.contextmanager
+    def _waiting_for(self, request: Request) -> Iterator[tuple[int, _Waiter]]:
+        """Submit a request, give its id and what its end is told to; abort it if it is left."""
+        request_id = self.submit(request)
+        waiter: _Waiter = asyncio.get_running_loop().create_future()
         self._waiters[request_id] = waiter
         self._set_timer()
         try:
-            finished = await waiter
+            yield request_id, waiter
         finally:
             if self._waiters.pop(request_id, None) is not None:  # the client is gone
                 self.abort(request_id)
+
+    def _whole(
+        self, answer: Callable[[str, Finished], dict[str, Any]], finished: Finished | None
+    ) -> web.Response:
         if finished is None:
-            return _error(503, "the server is closing")
-        return web.json_response(_completion(self.model.name, finished))
+            return _error(503, _CLOSING)
+        return web.json_response(answer(self.model.name, finished))
+
+    async def _stream(
+        self, http: web.Request, request_id: int, waiter: _Waiter
+    ) -> web.StreamResponse:
+        """Send tokens as they come. The status is sent with the first, as in vLLM."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        sent = 0
+        self._streams += 1
+        self._set_timer()
+        try:
+            while True:
+                moved = self._moved
+                finished = waiter.result() if waiter.done() else None
+                if waiter.done() and finished is None:
+                    return response if response.prepared else _error(503, _CLOSING)
+                there = finished.generated if finished else self._engine.generated(request_id)
+                if there == sent and not finished:
+                    await moved.wait()
+                    continue
+                if not response.prepared:
+                    await response.prepare(http)
+                reason = finished.reason if finished else None
+                await response.write(chunk(self.model.name, request_id, there - sent, reason))
+                sent = there
+                if finished:
+                    await response.write(STREAM_END)
+                    return response
+        finally:
+            self._streams -= 1
 
     async def _control(self, http: web.Request) -> web.Response:
         control = await _parse(http, _Control)
         if control.load is not None:
             request = Request(control.load.prompt_tokens, control.load.output_tokens)
-            try:
-                self.submit_all(request, control.load.requests)
-            except ValueError as error:
-                return _error(400, str(error))
+            self.submit_all(request, control.load.requests)
         if control.mode is not None:
             self.set_mode(control.mode)
         state = self.state()
@@ -290,14 +319,19 @@ class SimulatedEngine:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due = self._engine.next_finish()
+        due = self._engine.next_step() if self._streams else self._engine.next_finish()
         if self._waiters and due is not None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_at(max(due, loop.time() + _MIN_TIMER), self._tick)
 
     def _tick(self) -> None:
         self._engine.advance(_now())
+        self._let_streams_look()
         self._set_timer()
+
+    def _let_streams_look(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
 
 
 def _now() -> float:
@@ -306,35 +340,25 @@ def _now() -> float:
 
 
 async def _parse(http: web.Request, kind: type[_Body]) -> _Body:
-    """Read a JSON body; `_refuse_bad_bodies` answers for what cannot be read."""
+    """Read a JSON body; `_refuse` answers for what cannot be read."""
     return kind.model_validate_json(await http.read())
 
 
 @web.middleware
-async def _refuse_bad_bodies(request: web.Request, handler: _Handler) -> web.StreamResponse:
+async def _refuse(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Answer for what cannot be read, or cannot be taken."""
     try:
         return await handler(request)
+    except QueueFullError as error:
+        return _error(503, str(error))
     except ValidationError as error:
         problems = (
             f"{'.'.join(map(str, each['loc'])) or 'body'}: {each['msg']}" for each in error.errors()
         )
         return _error(400, "; ".join(problems))
+    except ValueError as error:
+        return _error(400, str(error))
 
 
 def _error(status: int, text: str) -> web.Response:
     return web.json_response({"error": {"message": text}}, status=status)
-
-
-def _completion(model: str, finished: Finished) -> dict[str, Any]:
-    prompt = finished.request.prompt_tokens
-    return {
-        "id": f"cmpl-{finished.id}",
-        "object": "text_completion",
-        "model": model,
-        "choices": [{"index": 0, "text": "", "finish_reason": finished.reason}],
-        "usage": {
-            "prompt_tokens": prompt,
-            "completion_tokens": finished.generated,
-            "total_tokens": prompt + finished.generated,
-        },
-    }

@@ -255,6 +255,16 @@ def at_url(url: str) -> Configure:
     return configure
 
 
+def kubeconfig() -> str | None:
+    """Name the kubeconfig that is used, or several as KUBECONFIG does; None: in a pod, whose
+    service account is used instead.
+    """
+    token = _SERVICE_ACCOUNT / "token"
+    if "KUBERNETES_SERVICE_HOST" in os.environ and token.is_file():
+        return None
+    return os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+
+
 async def from_surroundings() -> "ApiClient":
     """Configure from the pod's service account where there is one, else from the kubeconfig."""
     return _client(await asyncio.to_thread(_configuration))
@@ -275,13 +285,13 @@ def _configuration() -> "Configuration":
     """Read the configuration; in a thread of its own, for it reads files and may run a command."""
     configuration: Configuration = _load().Configuration()
     config = importlib.import_module("kubernetes_asyncio.config")
-    token, authority = _SERVICE_ACCOUNT / "token", _SERVICE_ACCOUNT / "ca.crt"
-    if "KUBERNETES_SERVICE_HOST" in os.environ and token.is_file():
+    path = kubeconfig()
+    if path is None:
+        token, authority = _SERVICE_ACCOUNT / "token", _SERVICE_ACCOUNT / "ca.crt"
         config.load_incluster_config(
             configuration, token_filename=str(token), cert_filename=str(authority)
         )
         return configuration
-    path = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     loading = config.load_kube_config(
         config_file=path, client_configuration=configuration, persist_config=False
     )

@@ -30,6 +30,9 @@ QUERY_SECONDS = 10.0
 MAX_IN_FLIGHT = 4
 """Queries that one Prometheus works on for us at a time; further ones wait."""
 
+MAX_OWN_IN_FLIGHT = 2
+"""Own queries of triggers among them: slow ones must not keep everybody else waiting."""
+
 MAX_SECRET_BYTES = 64 * 2**10
 """Read of a file with a credential; a service account's token is about 1 KiB."""
 
@@ -136,6 +139,7 @@ class Prometheus:
         self._closed = False
         self._calls: set[_Call] = set()
         self._idle: list[Client] = []
+        self._own = asyncio.Semaphore(MAX_OWN_IN_FLIGHT)
         self._threads = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="prometheus")
 
     async def pin(self) -> Pin:
@@ -156,6 +160,23 @@ class Prometheus:
             skew = max(0.0, before - unix, unix - self._wall())
             self._pin = Pin(unix, at, newest=found[0].number, skew=skew)
         return self._pin
+
+    async def query_own(self, promql: str, unix: float) -> list[Series]:
+        """Evaluate a trigger's own query, when it is its turn.
+
+        Raises:
+            SourceError: likewise.
+
+        """
+        try:
+            async with asyncio.timeout(self._query_seconds):
+                await self._own.acquire()
+        except TimeoutError:
+            raise SourceError("Prometheus is busy with other own queries of triggers") from None
+        try:
+            return await self.query(promql, unix)
+        finally:
+            self._own.release()
 
     async def query(self, promql: str, unix: float | None = None) -> list[Series]:
         """Evaluate a query, at `unix` or else now by the clock of Prometheus.

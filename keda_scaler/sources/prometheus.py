@@ -84,7 +84,8 @@ class PrometheusSource:
         self, shared: "_Shared", namespace: str, trigger: Trigger, sink: Sink
     ) -> Iterator[None]:
         """Have a target's namespace read together with those of others."""
-        key = (trigger.poll_seconds, trigger.stale_after)
+        alone = namespace if trigger.queries else None
+        key = (trigger.poll_seconds, trigger.stale_after, alone)
         rounds = shared.rounds.get(key)
         if rounds is None:
             rounds = Rounds(shared.prometheus, trigger, self._clock, self._record)
@@ -101,5 +102,6 @@ class PrometheusSource:
 class _Shared:
     prometheus: Prometheus
     borrowers: int = 0
-    rounds: dict[tuple[float, float], Rounds] = field(default_factory=dict)
-    """By `pollSeconds` and `staleSeconds`."""
+    rounds: dict[tuple[float, float, str | None], Rounds] = field(default_factory=dict)
+    """By `pollSeconds`, `staleSeconds`, and where there are own queries by namespace: they may be
+    slow, and no other namespace has the same."""

@@ -4,7 +4,8 @@ A round asks, of one instant, when the newest scrape of all was (whether this Pr
 for the engines' samples of the last seconds, and for the scrape targets; of all namespaces in use
 at once, so that it takes as many queries for a thousand targets as for one. The samples are asked
 for with a range, because only so do they keep their own times. What a target sees is cut out of the
-answers by ourselves: of its namespace alone, and by its selector.
+answers by ourselves: of its namespace alone, and by its selector. Own queries are bound to the
+namespace and asked beside these; targets that have some have rounds of their namespace alone.
 
 A Prometheus that cannot be read, whose clock is off or whose newest scrape is old lists nothing:
 what was read before goes stale by itself. New targets have a round of their own, all that wait for
@@ -22,13 +23,15 @@ import structlog
 
 from keda_scaler import engines
 from keda_scaler.core.matchers import quote
-from keda_scaler.core.readings import Lacking, Replica
+from keda_scaler.core.promql import bind
+from keda_scaler.core.readings import Lacking, Missing, Replica
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
-from keda_scaler.engines import devices
+from keda_scaler.engines import devices, queries
+from keda_scaler.engines.queries import Found
 from keda_scaler.engines.spaces import Space
-from keda_scaler.errors import SourceError
-from keda_scaler.sources.promapi import Pin, Prometheus
+from keda_scaler.errors import SourceError, TooMuchError
+from keda_scaler.sources.promapi import Pin, Prometheus, sample_of
 from keda_scaler.sources.promreplicas import REMEMBERED_SECONDS, Roster
 from keda_scaler.sources.promspaces import Asker, Failed
 from keda_scaler.sources.sink import Clock, Recorder, Sink
@@ -70,18 +73,35 @@ class Target:
         self.trigger = trigger
         self.sink = sink
         self.roster = Roster(trigger)
+        self.queries = {signal: bind(own, namespace) for signal, own in trigger.queries.items()}
         self.listed_at = -math.inf
+        self.had_replicas = False
         self.needs_gpus = trigger.reads_devices and not trigger.prefers_engine_memory
 
-    def take(self, space: Space, pin: Pin, now: float) -> None:
-        """Tell the sink what was found of the namespace."""
-        replicas = self.roster.replicas(space, now, with_gpus=self.needs_gpus)
+    def take(self, space: Space, own: Mapping[str, Found], pin: Pin, now: float) -> None:
+        """Tell the sink what was found of the namespace, and by own queries."""
+        if self.trigger.by_queries:
+            replicas = queries.scraped(space, self.trigger.selector, self.queries)
+        else:
+            replicas = self.roster.replicas(space, now, with_gpus=self.needs_gpus)
+            memory = (readings[Signal.GPU_MEMORY_PRESSURE] for readings, _ in replicas.values())
+            if any(isinstance(reading, Lacking) for reading in memory):
+                self.needs_gpus = self.trigger.reads_devices  # from the next round on
+        found = {signal: own[query] for signal, query in self.queries.items()}
         self.listed_at = now
+        self.had_replicas |= bool(replicas)
+        # Until it has found one, a selector may be wrong, and what it leaves out be the replicas.
+        others = queries.of_replicas(space.scrapes, ()) if self.had_replicas else ()
+        working = queries.shows_work(found, others)
+        if working is not None and not replicas:
+            self.sink.unlisted(f"{working} tells of requests, but no replica is found")
+            return
+        if found:
+            times = queries.of_replicas(space.scrape_times, self.trigger.selector)
+            at = {name: pin.to_monotonic(unix) for name, unix in times.items()}
+            replicas = queries.read(self.trigger, replicas, found, at)
         answers = {Replica(name): answer for name, answer in replicas.items()}
         self.sink.polled(answers, pin.to_monotonic(pin.newest))
-        memory = Signal.GPU_MEMORY_PRESSURE
-        if any(isinstance(readings[memory], Lacking) for readings, _ in answers.values()):
-            self.needs_gpus = self.trigger.reads_devices  # from the next round on
 
 
 class Rounds:
@@ -159,7 +179,7 @@ class Rounds:
         try:
             pin = await self._prometheus.pin()
             pin.check(self._stale_after, self._clock())
-            spaces, failed = await self._read(due, pin)
+            spaces, own, failed = await self._read(due, pin)
         except SourceError as error:
             self._note({None: error})
             await self._tell(due, error)
@@ -181,13 +201,13 @@ class Rounds:
                 if namespace in failed:
                     target.sink.unlisted(str(failed[namespace]))
                 else:
-                    self._take(target, space, pin)
+                    self._take(target, space, own, pin)
                 await turns.take()
         return True
 
-    def _take(self, target: Target, space: Space, pin: Pin) -> None:
+    def _take(self, target: Target, space: Space, own: Mapping[str, Found], pin: Pin) -> None:
         try:
-            target.take(space, pin, self._clock())
+            target.take(space, own, pin, self._clock())
         except Exception:  # noqa: BLE001  # the other targets must not suffer
             _log.exception("a round was not taken up by our fault; please report it")
             target.sink.unlisted(_OURS)
@@ -199,11 +219,15 @@ class Rounds:
                 target.sink.unlisted(str(error))
                 await turns.take()
 
-    async def _read(self, due: Collection[Target], pin: Pin) -> tuple[dict[str, Space], Failed]:
+    async def _read(
+        self, due: Collection[Target], pin: Pin
+    ) -> tuple[dict[str, Space], dict[str, Found], Failed]:
         """Ask for all that these targets need."""
         failed: Failed = {}
+        own: dict[str, Found] = {}
         now = self._clock()
-        new = [target for target in due if now - target.listed_at > self._window]
+        of_engines = [target for target in due if not target.trigger.by_queries]
+        new = [target for target in of_engines if now - target.listed_at > self._window]
         if new:
             past = _spaces(new)
             hour = f"[{REMEMBERED_SECONDS:.0f}s])"
@@ -218,12 +242,41 @@ class Rounds:
         with_gpus = {target.namespace for target in due if target.needs_gpus}
         failed |= await _all(
             [
-                *self._ask_engines(spaces, due, pin, ("", window)),
+                *self._ask_engines(spaces, of_engines, pin, ("", window)),
                 up,
+                *self._ask_own(due, spaces, own, pin),
                 *self._ask_devices({each: spaces[each] for each in with_gpus}, pin, window),
             ]
         )
-        return spaces, failed
+        return spaces, own, failed
+
+    def _ask_own(
+        self,
+        due: Iterable[Target],
+        spaces: Mapping[str, Space],
+        own: dict[str, Found],
+        pin: Pin,
+    ) -> Iterator[Asking]:
+        """Ask each own query once; one that fails is the trouble of its signal alone.
+
+        The answers have the time of the query, so the age of the scrapes is asked for beside them.
+        """
+
+        async def ask(query: str) -> Failed:
+            try:
+                found = await self._prometheus.query_own(query, pin.unix)
+                if len(found) > queries.MAX_SERIES:
+                    raise TooMuchError(f"more than {queries.MAX_SERIES} series")
+                own[query] = [sample_of(series, pin) for series in found]
+            except SourceError as error:
+                own[query] = Missing(str(error))
+            return {}
+
+        asked = dict.fromkeys(query for each in due for query in each.queries.values())
+        if asked:
+            times = Space.add_scrape_time
+            yield self._asker.fill(spaces, lambda of: f"timestamp(up{{namespace{of}}})", pin, times)
+        yield from map(ask, asked)
 
     def _ask_engines(
         self,

@@ -11,7 +11,7 @@ from keda_scaler.core.demand import MAX_VALUE, MIN_OBSERVATIONS, Report, with_mi
 from keda_scaler.core.readings import Distribution, Lacking, Missing, Quantiles, Replica
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot
-from keda_scaler.core.trigger import Metric, Trigger
+from keda_scaler.core.trigger import Accepts, Metric, Trigger, parse_trigger
 from keda_scaler.core.windows import Window
 from readings_for_tests import replica, reported, snapshot, trigger
 
@@ -202,6 +202,20 @@ def test_too_few_requests_have_no_opinion(running: float, value: float) -> None:
     assert isinstance(found, Report)
     assert found.number == value
     assert found.text == "fewer than 10 observed in 120 s"
+
+
+@pytest.mark.parametrize(("running", "value"), [(1, 2.0), (0, 0.0)])
+def test_a_latency_query_without_requests_has_no_opinion(running: float, value: float) -> None:
+    """NaN is no number and no error: no change while there is work, else 0."""
+    keys = {"prometheus": "main", "engine": "vllm", "targetLatencySeconds": "2"}
+    asks = parse_trigger(keys | {"latencyQuery": "x"}, Accepts(frozenset({"main"})))
+    one = replace(
+        replica("a", running=running), quantiles={Signal.LATENCY: Quantiles(((0.95, math.nan),), 0)}
+    )
+
+    found = reported(Metric(Signal.LATENCY, 2.0), asks, snapshot(one), 1.0)
+
+    assert found == Report(value, "latencyQuery gives NaN: nothing observed")
 
 
 def test_a_latency_nobody_measures_is_missing() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.signals import Signal
-from keda_scaler.core.trigger import KEDA_KEYS, NOT_YET, Accepts, Metric, Trigger, parse_trigger
+from keda_scaler.core.trigger import KEDA_KEYS, Accepts, Metric, Trigger, parse_trigger
 from keda_scaler.errors import TriggerError
 
 ACCEPTS = Accepts(frozenset({"main"}), AddressRules.parse(["10.0.0.0/8", "engine.example"]))
@@ -110,12 +110,6 @@ def test_all_problems_are_reported_at_once() -> None:
     assert "'http://192.168.0.1/metrics' is not an address that the server's settings allow" in text
 
 
-@pytest.mark.parametrize("key", sorted(NOT_YET))
-def test_keys_of_later_capabilities_are_refused_by_name(key: str) -> None:
-    """A key whose signal or source is not there yet is refused, never ignored."""
-    assert problems(PLACE | {key: "1"}) == [f"{key}: not supported yet"]
-
-
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -216,10 +210,9 @@ def test_a_wrong_value_never_repeats_credentials() -> None:
 def test_every_key_is_camel_case_and_of_the_contract() -> None:
     """The model's fields are the public keys."""
     assert {"targetQueueDepth", "serverAddress", "onUnknown"} <= set(Trigger.keys())
-    assert not set(Trigger.keys()) & NOT_YET
 
 
-@given(st.dictionaries(st.sampled_from([*Trigger.keys(), *NOT_YET, "x"]), st.text(max_size=20)))
+@given(st.dictionaries(st.sampled_from([*Trigger.keys(), "x"]), st.text(max_size=20)))
 def test_any_metadata_is_parsed_or_refused_with_reasons(metadata: dict[str, str]) -> None:
     """Nothing that a trigger says makes the parser fail in another way."""
     try:

@@ -105,8 +105,10 @@ def test_an_own_query_about_another_namespace_is_refused(query: str) -> None:
     """Wherever in the query: it would be empty for ever, and `or vector(0)` would make it idle."""
     keys = PLACE | {"wakeFrom": "query", "wakeQuery": query}
     found = problems(keys, "models")
+    own = problems(PLACE | {"engine": "vllm", "concurrencyQuery": query}, "models")
 
     assert all(each.startswith("wakeQuery: ") for each in found)
+    assert all(each.startswith("concurrencyQuery: ") for each in own)
 
 
 @pytest.mark.parametrize(

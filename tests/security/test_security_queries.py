@@ -135,7 +135,8 @@ async def test_no_query_about_a_gateway_is_loose(gateway: str, namespace: str) -
 async def test_no_own_query_is_loose(query: str, namespace: str) -> None:
     """Aggregations, joins, subqueries, quoted names, comments: each selector is bound."""
     async with FakePrometheus() as fake:
-        queries = await asked(fake, namespace, {"wakeFrom": QUERY, "wakeQuery": query})
+        own = {"engine": "vllm", "concurrencyQuery": query, "latencyQuery": query}
+        queries = await asked(fake, namespace, {"wakeFrom": QUERY, "wakeQuery": query} | own)
 
     assert loose([query], namespace), "as it is written it would reach everything"
     assert loose(queries, namespace) == []

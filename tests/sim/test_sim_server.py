@@ -1,6 +1,7 @@
 """A simulated engine over real HTTP."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -108,6 +109,70 @@ async def test_completion_is_answered_when_it_is_done(client: aiohttp.ClientSess
     assert (state.waiting, state.running) == (0, 0)
 
 
+async def test_a_chat_streams_its_tokens_at_the_engines_pace(
+    client: aiohttp.ClientSession,
+) -> None:
+    """Tokens come one by one, none before the engine made it; the last event says how it ended."""
+    model = EngineModel(name="tiny-llama", step_seconds=0.02, prefill_rate=1e7)
+    loop = asyncio.get_running_loop()
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8, "stream": True}
+    async with SimulatedEngine(model) as engine:
+        begin = loop.time()
+        async with client.post(engine.url + "/v1/chat/completions", json=body) as answer:
+            first = loop.time() - begin
+            *lines, end = [line[6:] for line in (await answer.text()).splitlines() if line]
+            took = loop.time() - begin
+
+    assert answer.headers["Content-Type"] == "text/event-stream"
+    chunks = [json.loads(line)["choices"][0] for line in lines]
+    assert end == "[DONE]"
+    assert "".join(each["delta"]["content"] for each in chunks) == "word " * 8
+    assert [each["finish_reason"] for each in chunks][-2:] == [None, "length"]
+    assert 0.02 <= first < took
+    assert took >= 8 * 0.02
+
+
+async def test_many_streams_are_all_whole(client: aiohttp.ClientSession) -> None:
+    """More streams than places all get every token, however fast the engine is."""
+    body = {"messages": [{"content": "Hi"}], "stream": True}
+    async with SimulatedEngine(FAST) as engine:
+
+        async def ask(tokens: int) -> str:
+            chat = body | {"max_tokens": tokens}
+            async with client.post(engine.url + "/v1/chat/completions", json=chat) as answer:
+                return await answer.text()
+
+        texts = await asyncio.gather(*(ask(tokens) for tokens in range(1, 31)))
+
+    assert [text.count("word") for text in texts] == list(range(1, 31))
+    assert all(text.endswith("data: [DONE]\n\n") for text in texts)
+
+
+async def test_a_chat_without_a_stream_is_answered_whole(client: aiohttp.ClientSession) -> None:
+    """As OpenAI's API does where `stream` is not set."""
+    body = {"messages": [{"role": "user", "content": "word " * 8}], "max_tokens": 5}
+    async with SimulatedEngine(FAST) as engine:
+        status, answer = await _post(client, engine, "/v1/chat/completions", body)
+
+    assert status == 200
+    assert answer["choices"][0]["message"]["content"] == "word " * 5
+    assert answer["usage"] == {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+
+
+async def test_a_stream_whose_reader_goes_away_is_aborted(
+    client: aiohttp.ClientSession, slow: SimulatedEngine
+) -> None:
+    """Its place is free for the next, as in vLLM."""
+    body = {"messages": [{"content": "Hi"}], "stream": True}
+    task = asyncio.create_task(_post(client, slow, "/v1/chat/completions", body))
+    await _until(client, slow, 0, 1)
+
+    task.cancel()
+    await _until(client, slow, 0, 0)
+
+    assert slow.state().finished[FinishReason.ABORT] == 1
+
+
 async def test_many_completions_are_all_answered(client: aiohttp.ClientSession) -> None:
     """More clients than places wait for each other and all get what they asked for."""
     async with SimulatedEngine(FAST) as engine:
@@ -142,6 +207,8 @@ async def test_client_that_goes_away_aborts_its_request(
         ("/v1/completions", {"max_tokens": 0}, "max_tokens"),
         ("/v1/completions", {"prompt_tokens": 10**6}, "larger than the KV cache"),
         ("/v1/completions", [], "body"),
+        ("/v1/chat/completions", {"stream": True}, "messages"),
+        ("/v1/chat/completions", {"messages": []}, "messages"),
         ("/control", {"mode": "broken"}, "mode"),
         ("/control", {"modus": "ok"}, "modus"),
         ("/control", {"load": {"requests": 0}}, "load.requests"),
@@ -259,13 +326,18 @@ async def test_hanging_pages_are_answered_after_the_switch_back(
 
 
 async def test_it_closes_at_once_while_everything_hangs(client: aiohttp.ClientSession) -> None:
-    """Shutdown waits neither for hanging pages nor for completions under way."""
+    """Shutdown waits neither for hanging pages nor for answers under way."""
     loop = asyncio.get_running_loop()
     async with SimulatedEngine(SLOW) as engine:
         engine.set_mode(FailureMode.HANG)
         pages = [asyncio.create_task(_get(client, engine)) for _ in range(3)]
         completions = [
-            asyncio.create_task(_post(client, engine, "/v1/completions", {})) for _ in range(3)
+            asyncio.create_task(_post(client, engine, path, body))
+            for path, body in (
+                ("/v1/completions", {}),
+                ("/v1/chat/completions", {"messages": [{}]}),
+                ("/v1/chat/completions", {"messages": [{}], "stream": True}),
+            )
         ]
         await _until(client, engine, 2, 1)
         begin = loop.time()

@@ -1,14 +1,16 @@
 """The Prometheus source against a real Prometheus, which scrapes pages recorded from vLLM."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 
-from keda_scaler.core.readings import Value
+from keda_scaler.core.readings import Missing, Quantiles, Value
 from keda_scaler.core.signals import Signal
+from keda_scaler.core.trigger import Trigger
 from keda_scaler.sources.prometheus import PrometheusServer, PrometheusSource
 from metrics_page import Page, capture
 from prometheus_server import PrometheusProcess
@@ -24,8 +26,22 @@ DCGM = "".join(
 )
 """One GPU that two pods share; Prometheus makes `exported_pod` of the label."""
 
+OWN = """\
+my_running 3
+my_waiting 2
+my_seconds_bucket{le="1"} 0
+my_seconds_bucket{le="+Inf"} 0
+"""
+"""An engine that nobody knows."""
+
 NOT_SEEN = "scraped, but no series of a known engine within staleSeconds (2)"
 QUEUE, WORK = Signal.QUEUE_DEPTH, Signal.CONCURRENCY
+
+
+def own_trigger(**keys: str) -> Trigger:
+    """Parse a trigger of the unknown engine."""
+    target = {} if "targetQueueDepth" in keys else {"targetConcurrency": "5"}
+    return trigger_of(**{"selector": 'job="services"'} | target | keys)
 
 
 class World:
@@ -48,6 +64,9 @@ class World:
             "emptied": Page(BUSY),
             "devices": Page(BUSY),
             "dcgm": Page(DCGM),
+            "own-0": Page(OWN),
+            "own-1": Page(OWN.replace("running 3", "running 5")),
+            "own-else": Page(OWN.replace("running 3", "running 100")),
         }
         self.source = PrometheusSource({"main": PrometheusServer(prometheus.url)}, RULES)
 
@@ -67,6 +86,8 @@ class World:
             ("services", "emptied", {"emptied": "pod-0"}),
             ("services", "devices", {"devices": "pod-0"}),
             ("services", "gpu-operator", {"dcgm": "dcgm-exporter"}),
+            ("services", "own", {"own-0": "pod-0", "own-1": "pod-1"}),
+            ("services", "own-else", {"own-else": "pod-0"}),
         ):
             targets = {self.pages[page].address: pod for page, pod in pods.items()}
             await asyncio.to_thread(self.prometheus.scrape, job, namespace, targets)
@@ -209,6 +230,62 @@ async def test_device_memory_is_that_of_the_pods_gpus(world: World) -> None:
 
     assert sink.number("pod-0", Signal.GPU_MEMORY_PRESSURE) == 0.6
     assert sink.number("pod-0", QUEUE) == 12
+
+
+async def test_own_queries_read_an_engine_that_nobody_knows(world: World) -> None:
+    """By pod or in one number, of the own namespace; as old as the scrapes."""
+    trigger = own_trigger(
+        concurrencyQuery="sum by (pod) (my_running + my_waiting)",
+        queueDepthQuery="sum(my_waiting)",
+        latencyQuery="histogram_quantile(0.9, sum by (le) (rate(my_seconds_bucket[10s])))",
+        targetQueueDepth="5",
+        targetLatencySeconds="20",
+    )
+    async with reading(world.source, "own", trigger) as sink:
+        await until(lambda: Signal.LATENCY in sink.readings.get("pod-0", {}))
+        await until(lambda: isinstance(sink.readings["pod-0"][Signal.LATENCY], Quantiles))
+    now = time.monotonic()
+    assert sink.names == ["pod-0", "pod-1"]
+    assert (sink.number("pod-0", WORK), sink.number("pod-1", WORK)) == (5, 7)
+    assert (sink.number("pod-0", QUEUE), sink.number("pod-1", QUEUE)) == (2, 2)
+    work, latency = (sink.readings["pod-0"][signal] for signal in (WORK, Signal.LATENCY))
+    assert isinstance(work, Value)
+    assert 0 < now - work.at < 3
+    assert isinstance(latency, Quantiles)
+    assert math.isnan(latency.points[0][1])
+
+
+async def test_own_queries_replace_one_signal_of_a_known_engine(world: World) -> None:
+    """The others stay what the engine says."""
+    trigger = trigger_of(engine="vllm", concurrencyQuery="sum(vllm:num_requests_running) * 10")
+    async with reading(world.source, "busy", trigger) as sink:
+        await until(lambda: sink.readings)
+    assert sink.names == ["pod-0"]
+    assert sink.number("pod-0", QUEUE) == 12
+    assert sink.number("pod-0", WORK) == 40
+
+
+async def test_own_queries_without_a_replica_prove_nothing_while_they_tell_of_work(
+    world: World,
+) -> None:
+    """A selector that matches nothing does not put a model to sleep; an idle one has no replica."""
+    busy = own_trigger(selector='job="pods"', concurrencyQuery="sum(my_running)")
+    idle = own_trigger(selector='job="pods"', concurrencyQuery="sum(my_running) * 0")
+    async with reading(world.source, "own", busy) as one, reading(world.source, "own", idle) as two:
+        await until(lambda: one.reasons and two.names is not None)
+    assert (one.names, two.names) == (None, [])
+    assert one.reasons[0] == "concurrencyQuery tells of requests, but no replica is found"
+
+
+async def test_a_scrape_that_fails_is_no_proof_whatever_a_query_says(world: World) -> None:
+    """Not even with `or vector(0)`: the replica is listed, and nothing is known of it."""
+    trigger = own_trigger(concurrencyQuery="sum(my_running) or vector(0)")
+    async with reading(world.source, "own-else", trigger) as sink:
+        await until(lambda: sink.number("pod-0", WORK) == 100)
+        await world.pages["own-else"].stop()
+        await until(lambda: sink.number("pod-0", WORK) is None)
+    assert sink.names == ["pod-0"]
+    assert sink.readings["pod-0"][WORK] == Missing("Prometheus cannot scrape it (up is 0)")
 
 
 async def test_a_trigger_may_name_the_address(world: World) -> None:

@@ -5,23 +5,11 @@ from collections.abc import Iterator
 
 from keda_scaler.keda.fields import parse_bool
 from keda_scaler.keda.scaledobject import KedaTrigger
+from keda_scaler.keda.secrets import is_secret
 from keda_scaler.lint.findings import Hit, Rule, Severity
 from keda_scaler.lint.subject import Subject, own_keys
 
-_SECRET_KEY = re.compile(
-    r"passw(or)?d|secret|token|api_?key|credential|private_?key|client_?key|authorization",
-    re.IGNORECASE,
-)
-_SECRET_VALUE = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY|://[^/@\s]+@|\bBearer +\S|\beyJ[\w-]{8,}\.[\w-]{8,}\."
-    r"|\b(sk|hf|ghp|xox[bp])[-_][A-Za-z0-9]{16,}|\bAKIA[A-Z0-9]{16}\b"
-)
 _HPA_PREFIX = "keda-hpa-"
-
-
-def is_secret(key: str, value: str) -> bool:
-    """Whether a value looks like one, or is under a name of one."""
-    return bool(_SECRET_KEY.search(key) or _SECRET_VALUE.search(value))
 
 
 def _refused_by_keda(subject: Subject) -> Iterator[Hit]:
