@@ -14,7 +14,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' keda_scaler/__init__.p
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cache/tools/bin:$(PATH)
 
-.PHONY: help run demo test verify check fmt bench docs pictures proto lock tools wheel version image e2e clean
+.PHONY: help run demo test verify check fmt fuzz bench audit sbom docs pictures proto lock tools wheel version image e2e clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -43,6 +43,15 @@ check: $(VENV)/dev  ## format, lint, types, layers, generated code
 fmt: $(VENV)/dev  ## format, and mend what can be mended
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+fuzz: $(VENV)/dev  ## give the parsers and the ports what nobody would write, for about five minutes
+	$(BIN)/pytest tests/fuzz -n 2 --hypothesis-profile fuzz --timeout 0
+
+audit: $(VENV)/dev  ## ask for known vulnerabilities of everything in requirements/; needs the network
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements/dev.txt -r requirements/build.txt
+
+sbom: $(VENV)/dev  ## write build/sbom.json: what is installed, as CycloneDX
+	tools/sbom build/sbom.json
 
 bench: $(VENV)/dev tools  ## everything that docs/performance.md tells, beside bare servers in the same run; 15 minutes
 	$(BIN)/python benchmarks/parsing.py

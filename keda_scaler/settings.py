@@ -31,7 +31,7 @@ from pydantic_settings import (
 
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.trigger import KEDA_KEYS, Accepts, Trigger, parse_trigger
-from keda_scaler.core.values import SHOWN, parse_url
+from keda_scaler.core.values import SHOWN, parse_server_address, shown
 from keda_scaler.errors import SettingsError, TriggerError
 
 ENVIRONMENT = "KEDA_SCALER_"
@@ -83,8 +83,7 @@ class PrometheusSettings(BaseModel):
     @field_validator("url")
     @classmethod
     def _usable_url(cls, url: str) -> str:
-        parse_url(url)
-        return url.rstrip("/")
+        return parse_server_address(url)
 
     @model_validator(mode="after")
     def _one_credential(self) -> Self:
@@ -111,7 +110,7 @@ def _named_urls(raw: Any) -> Any:
     for entry in raw:
         name, given, url = str(entry).partition("=")
         if not given or not name.strip():
-            raise ValueError(f"{entry!r} is not NAME=URL")
+            raise ValueError(f"{shown(entry)!r} is not NAME=URL")
         servers[name.strip()] = {"url": url.strip()}
     return servers
 

@@ -159,7 +159,7 @@ class World:
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     through = request.param == "prometheus"
     running = request.getfixturevalue("prometheus") if through else None
-    namespace = re.sub(r"[^a-z]+", "-", request.node.name)[:40]
+    namespace = re.sub(r"[^a-z]+", "-", request.node.name)[:40].strip("-")
     made = World(namespace, running)
     yield made
     for page in made.pages:

@@ -15,8 +15,22 @@ IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
 _LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
-_METADATA = ip_network("fd00:ec2::254/128")
-"""Amazon's metadata service over IPv6: the one that is not link-local."""
+_METADATA = tuple(
+    map(
+        ip_network,
+        (
+            "100.100.100.200/32",  # Alibaba
+            "168.63.129.16/32",  # Azure's host agent
+            "192.0.0.192/32",  # Oracle
+            "fd00:ec2::/32",  # Amazon: metadata, credentials of pods
+            "fd20:ce::254/128",  # Google
+        ),
+    )
+)
+"""Metadata services of clouds that are not link-local. They give out credentials of the node."""
+
+_TRANSLATED = ip_network("64:ff9b::/96")
+"""IPv4 addresses as IPv6-only networks reach them (RFC 6052)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +101,11 @@ def _as_address(host: str) -> IPAddress | None:
 
 def _unmapped(address: IPAddress) -> IPAddress:
     """Give an IPv4 address that is written as IPv6 its own form, so that it cannot hide."""
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
+    if not isinstance(address, IPv6Address):
+        return address
+    if address in _TRANSLATED:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
 
 
 def _is_forbidden(address: IPAddress) -> bool:
@@ -98,5 +115,5 @@ def _is_forbidden(address: IPAddress) -> bool:
         or plain.is_link_local
         or plain.is_unspecified
         or plain.is_multicast
-        or plain in _METADATA
+        or any(plain in network for network in _METADATA)
     )

@@ -146,7 +146,7 @@ def _misplaced_wake(given: Mapping[str, str]) -> list[str]:
         example = _SELECTED_GATEWAYS.get(source)
         if example and "wakeSelector" not in given:
             problems.append(f"wakeFrom: {source} needs wakeSelector, such as {example}")
-    else:
+    elif source in {QUERY, REPORTS}:
         problems += [f"{key}: not with wakeFrom {source}" for key in _OF_GATEWAYS if key in given]
     if "wakeService" not in given:
         problems += [f"{key}: only with wakeService" for key in _WAKE_PLACE if key in given]

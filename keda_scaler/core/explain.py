@@ -14,6 +14,7 @@ from keda_scaler.core.reasons import REASONS
 from keda_scaler.core.signals import LATENCIES, Signal
 from keda_scaler.core.snapshot import ReplicaReadings
 from keda_scaler.core.trigger import Metric, Trigger
+from keda_scaler.core.values import without_query
 from keda_scaler.core.view import View
 from keda_scaler.core.waking import ceiling
 from keda_scaler.core.windows import growth, merged, quantile, slowest
@@ -179,15 +180,11 @@ def _written(field: str, value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, tuple):
-        entries = (each.promql if isinstance(each, Matcher) else _plain(each) for each in value)
+        entries = (
+            each.promql if isinstance(each, Matcher) else without_query(each) for each in value
+        )
         return ",".join(entries)
-    return _plain(str(value)) if field.endswith(("path", "address")) else str(value)
-
-
-def _plain(address: str) -> str:
-    """Leave out of a URL or a path what may be a secret."""
-    before, query, _ = address.partition("?")
-    return f"{before}?..." if query else before
+    return without_query(str(value)) if field.endswith(("path", "address")) else str(value)
 
 
 def _seconds(value: float) -> float:

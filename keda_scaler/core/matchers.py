@@ -77,13 +77,23 @@ def parse_matchers(
     for matcher in parsed.matchers.matchers:
         if matcher.name in reserved:
             raise ValueError(f"{_ACCEPTED}; {matcher.name} is always set by the scaler")
-        operator = _OPERATORS[str(matcher.op).rpartition(".")[2]]
         try:
-            _compile(matcher.value if operator in {"=~", "!~"} else "")
+            matchers.append(taken(matcher))
         except re2.error:
             raise ValueError(f"{_ACCEPTED}; {matcher.name} has no regular expression") from None
-        matchers.append(Matcher(matcher.name, operator, matcher.value))
     return tuple(matchers)
+
+
+def taken(matcher: promql_parser.Matcher) -> Matcher:
+    """Take a matcher of the parser over.
+
+    Raises:
+        re2.error: when it has no regular expression that Prometheus takes.
+
+    """
+    operator = _OPERATORS[str(matcher.op).rpartition(".")[2]]
+    _compile(matcher.value if operator in {"=~", "!~"} else "")
+    return Matcher(matcher.name, operator, matcher.value)
 
 
 def parse_selector(raw: Any) -> tuple[Matcher, ...]:

@@ -8,8 +8,9 @@ by the parser's own printer, so that what is sent is what was judged.
 import re
 
 import promql_parser
+import re2
 
-from keda_scaler.core.matchers import quote
+from keda_scaler.core.matchers import quote, taken
 
 MAX_OPERATIONS = 64
 """Operators, parentheses and brackets of a query: the parser's walk takes time by the cube of how
@@ -54,6 +55,29 @@ def bind(query: str, namespace: str) -> str:
     text: str = promql_parser.transform(parsed, post_visit=rewrite).prettify()
     _verify(text, namespace)
     return text
+
+
+def elsewhere(query: str, namespace: str) -> list[str]:
+    """Find the matchers of a query that no series of the namespace meets.
+
+    Bound, such a query would give nothing for ever, and `or vector(0)` would make that idle.
+    """
+    found: list[str] = []
+
+    def visit(node: promql_parser.Expr) -> None:
+        if isinstance(node, promql_parser.VectorSelector):
+            named = [each for each in node.matchers.matchers if each.name == "namespace"]
+            found.extend(str(each) for each in named if not _meets(each, namespace))
+
+    promql_parser.walk(promql_parser.parse(query), visit)
+    return found
+
+
+def _meets(matcher: promql_parser.Matcher, namespace: str) -> bool:
+    try:
+        return taken(matcher).matches({"namespace": namespace})
+    except re2.error:
+        return False
 
 
 def _bound(node: promql_parser.VectorSelector, matcher: str) -> promql_parser.Expr:

@@ -19,6 +19,7 @@ from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.combinations import NOT_REPORTED, misplaced, unqueried
 from keda_scaler.core.matchers import Matcher, parse_matchers, parse_selector
 from keda_scaler.core.names import ENGINES, GATEWAYS, QUERY, REPORTS
+from keda_scaler.core.promql import elsewhere
 from keda_scaler.core.signals import LATENCIES, Signal
 from keda_scaler.core.values import (
     SHOWN,
@@ -31,6 +32,7 @@ from keda_scaler.core.values import (
     parse_server_address,
     parse_wake_service,
     ratio,
+    shown,
     text,
 )
 from keda_scaler.errors import TriggerError
@@ -39,6 +41,9 @@ KEDA_KEYS = frozenset(
     {"scalerAddress", "enableTLS", "unsafeSsl", "caCert", "tlsClientCert", "tlsClientKey"}
 )
 """Keys that KEDA reads itself and passes on with the rest."""
+
+MAX_PROBLEMS = 20
+"""Problems of one trigger that are listed; an error must fit into the trailers of an answer."""
 
 DEFAULT_QUEUE_DEPTH = 5.0
 """Waiting requests per replica; the low end of what GKE's guide for inference starts with (3 to 5)
@@ -312,14 +317,9 @@ def _unknown_key(key: str, accepted: Collection[str]) -> str:
     return f"{key[:SHOWN]}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
 
 
-_CREDENTIALS = re.compile(r"//[^/@]*@")
-"""Credentials in a URL: refused, and not to be repeated in an Event."""
-
-
 def _wrong_value(problem: Any) -> str:
     error = problem.get("ctx", {}).get("error")
-    given = _CREDENTIALS.sub("//...@", str(problem["input"]))[:SHOWN]
-    return f"{problem['loc'][0]}: got {given!r}; accepted: {error}"
+    return f"{problem['loc'][0]}: got {shown(problem['input'])!r}; accepted: {error}"
 
 
 def _host(address: str) -> str | None:
@@ -332,7 +332,7 @@ def _refused(trigger: Trigger, accepts: Accepts) -> list[str]:
     problems = []
     if trigger.prometheus and trigger.prometheus not in accepts.prometheus:
         known = ", ".join(sorted(accepts.prometheus)) or "none; start the server with --prometheus"
-        problems.append(f"prometheus: got {trigger.prometheus!r}; accepted: {known}")
+        problems.append(f"prometheus: got {shown(trigger.prometheus)!r}; accepted: {known}")
     addresses = [("endpoints", url) for url in trigger.endpoints]
     if trigger.server_address:
         addresses.append(("serverAddress", trigger.server_address))
@@ -341,7 +341,7 @@ def _refused(trigger: Trigger, accepts: Accepts) -> list[str]:
     if REPORTS in {trigger.engine, trigger.wake_from} and not accepts.reports:
         problems.append("reports: the server takes none; start it with --report-tokens")
     problems += [
-        f"{key}: {url[:SHOWN]!r} is not an address that the server's settings allow "
+        f"{key}: {shown(url)!r} is not an address that the server's settings allow "
         "(--allow-address)"
         for key, url in addresses
         if accepts.addresses.refuses_host(_host(url) or "")
@@ -367,17 +367,37 @@ def _with_defaults(given: Mapping[str, str], defaults: Mapping[str, str]) -> dic
     return {key: value for key, value in defaults.items() if key not in left_out} | dict(given)
 
 
-def parse_trigger(metadata: Mapping[str, str], accepts: Accepts) -> Trigger:
-    """Read a trigger's metadata.
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+def _not_of(namespace: str, trigger: Trigger) -> list[str]:
+    """Find what reaches beyond the ScaledObject's namespace."""
+    if namespace and not _NAMESPACE.fullmatch(namespace):
+        return [f"namespace: got {namespace[:SHOWN]!r}; accepted: the name of a namespace"]
+    own = ((name, getattr(trigger, name)) for name in Trigger.model_fields if "query" in name)
+    return [
+        f"{Trigger.key_of(name)}: got {matcher[:SHOWN]}; accepted: only the ScaledObject's own "
+        "namespace"
+        for name, query in own
+        if query is not None
+        for matcher in elsewhere(query, namespace)
+    ]
+
+
+def parse_trigger(
+    metadata: Mapping[str, str], accepts: Accepts, namespace: str | None = None
+) -> Trigger:
+    """Read a trigger's metadata, of a ScaledObject in the namespace; None: in any.
 
     Raises:
-        TriggerError: with every problem of it.
+        TriggerError: with every problem of it; of very many, the first.
 
     """
     given = {key: value for key, value in metadata.items() if key not in KEDA_KEYS}
     given = _with_defaults(given, accepts.defaults)
     accepted = Trigger.keys()
-    problems = [_unknown_key(key, accepted) for key in sorted(given.keys() - set(accepted))]
+    unknown = sorted(given.keys() - set(accepted))
+    problems = [_unknown_key(key, accepted) for key in unknown[:MAX_PROBLEMS]]
     known = {key: value for key, value in given.items() if key in accepted}
     try:
         trigger = Trigger.model_validate(known)
@@ -388,6 +408,9 @@ def parse_trigger(metadata: Mapping[str, str], accepts: Accepts) -> Trigger:
         right = known.keys() - {problem["loc"][0] for problem in wrong}
         trigger = Trigger.model_validate({key: known[key] for key in right})
     problems += misplaced(known) + _refused(trigger, accepts)
+    problems += [] if namespace is None else _not_of(namespace, trigger)
     if problems:
-        raise TriggerError(problems)
+        further = len(problems) + len(unknown[MAX_PROBLEMS:]) - MAX_PROBLEMS
+        more = [f"and {further} more"] if further > 0 else []
+        raise TriggerError(problems[:MAX_PROBLEMS] + more)
     return trigger

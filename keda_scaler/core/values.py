@@ -19,8 +19,26 @@ MAX_ENDPOINTS = 64
 MAX_QUERY = 4096
 """Characters of a query in a trigger."""
 
+MAX_URL = 2048
+"""Characters of a URL in a trigger; replicas are told apart by it, in every answer about them."""
+
 SHOWN = 80
 """Characters of a wrong value that an error repeats."""
+
+
+def shown(given: Any) -> str:
+    """Shorten a value for an error, without what may be secret: a URL's credentials and query."""
+    bare, mark, query = str(given).partition("?")
+    _, at, rest = bare.rpartition("@")
+    if mark and "@" in query:
+        return "..."  # which of the two it is, only the writer knows
+    return f"{'...@' if at else ''}{rest[:SHOWN]}{'?...' if mark else ''}"
+
+
+def without_query(url: str) -> str:
+    """Shorten a URL for the log and for answers: its query may hold a token."""
+    bare, mark, _ = url.partition("?")
+    return f"{bare}?..." if mark else bare
 
 
 def number(low: float, high: float, what: str) -> BeforeValidator:
@@ -121,7 +139,9 @@ def parse_url(text: str) -> SplitResult:
         usable = url.scheme in {"http", "https"} and url.hostname and url.port != 0
     except ValueError:
         usable = False
-    if not usable or not _is_plain(text) or url.username or url.password or url.fragment:
+    if len(text) > MAX_URL:
+        raise ValueError(f"URLs of at most {MAX_URL} characters")
+    if not usable or not _is_plain(text) or "@" in url.netloc or url.fragment:
         raise ValueError("http or https URLs without credentials")
     return url
 

@@ -10,7 +10,7 @@ import typer
 import uvloop
 
 from keda_scaler import engines
-from keda_scaler.core.values import parse_url
+from keda_scaler.core.values import parse_url, without_query
 from keda_scaler.errors import SettingsError
 from keda_scaler.exporter.server import Options, serving
 from keda_scaler.gpu.podresources import SOCKET
@@ -81,6 +81,7 @@ async def _serve(options: Options) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with serving(options) as port:
-        _log.info("serving", http_port=port, page=options.engine_url)
+        page = options.engine_url and without_query(options.engine_url)
+        _log.info("serving", http_port=port, page=page)
         await stop.wait()
     _log.info("stopped")

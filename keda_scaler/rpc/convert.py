@@ -5,6 +5,7 @@ otherwise, and KEDA before 2.17 knows only the integer.
 """
 
 import math
+import re
 from typing import assert_never
 
 from keda_scaler.core.decision import Decision, Held, Reported, State, Unavailable
@@ -12,6 +13,11 @@ from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.errors import UnavailableError, UnknownMetricError
 from keda_scaler.pb import externalscaler_pb2 as pb
+
+MAX_TEXT = 4096
+"""Characters of an error or a reason. Clients refuse headers of more than 8 KiB, all together."""
+
+_UNPLAIN = re.compile(r"[^ -~]")
 
 
 def to_metric_specs(trigger: Trigger) -> pb.GetMetricSpecResponse:
@@ -43,15 +49,20 @@ def to_activity(decision: Decision) -> pb.IsActiveResponse:
 def to_trailers(decision: Decision) -> tuple[tuple[str, str], ...]:
     """Say the reason beside the answer. KEDA does not read it; `keda-scaler probe` does."""
     return (
-        ("keda-scaler-reason", _plain(f"{decision.reason}: {decision.text}")),
+        ("keda-scaler-reason", to_text(f"{decision.reason}: {decision.text}")),
         *(("keda-scaler-engine", engine) for engine in decision.engines),
-        *(("keda-scaler-warning", _plain(text)) for text in decision.warnings),
+        *(("keda-scaler-warning", to_text(text)) for text in decision.warnings),
     )
 
 
-def _plain(text: str) -> str:
-    """Write a text with the characters that gRPC's metadata may have."""
-    return text.encode("ascii", "backslashreplace").decode().replace("\n", " ")
+def to_text(text: str) -> str:
+    """Write a text with the characters that gRPC's metadata may have, and not too many of them."""
+    plain = _UNPLAIN.sub(_escaped, text.replace("\n", " "))
+    return plain if len(plain) <= MAX_TEXT else f"{plain[:MAX_TEXT]}..."
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
 def to_signal(trigger: Trigger, metric_name: str) -> Signal:

@@ -76,7 +76,11 @@ class Server:
                 return self._server.add_insecure_port(address)
             return self._server.add_secure_port(address, _credentials(tls))
         except RuntimeError as error:
-            raise SettingsError(f"--grpc-address: cannot listen on {address}: {error}") from error
+            # gRPC says of either only that it failed.
+            files = "" if tls is None else ", or a file of --tls-... does not fit the others"
+            raise SettingsError(
+                f"--grpc-address: cannot listen on {address}{files}: {error}"
+            ) from error
 
     async def drain(self) -> None:
         """Say NOT_SERVING, end streams with OK, let calls finish, stop."""
@@ -97,11 +101,19 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
 
 def _configuration(tls: Tls) -> grpc.ServerCertificateConfiguration:
     try:
-        key, chain = tls.key.read_bytes(), tls.cert.read_bytes()
-        client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
+        key, chain = _pem(tls.key), _pem(tls.cert)
+        client_ca = _pem(tls.client_ca) if tls.client_ca else None
     except OSError as error:
         raise SettingsError(f"TLS file {error.filename}: {error.strerror}") from error
     return grpc.ssl_server_certificate_configuration([(key, chain)], client_ca)
+
+
+def _pem(file: Path) -> bytes:
+    """Read a file; gRPC itself takes an empty one for an authority that nobody is of."""
+    content = file.read_bytes()
+    if b"-----BEGIN " not in content:
+        raise SettingsError(f"TLS file {file}: it holds no PEM")
+    return content
 
 
 def _reread(tls: Tls) -> Callable[[], grpc.ServerCertificateConfiguration | None]:

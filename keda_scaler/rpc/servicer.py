@@ -7,7 +7,7 @@ sets no deadline and holds a lock while it asks.
 import contextlib
 import functools
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from keda_scaler.rpc.convert import (
     to_metric_specs,
     to_metrics,
     to_signal,
+    to_text,
 )
 from keda_scaler.rpc.pushes import ActivityPushes, SpecPushes
 from keda_scaler.rpc.status import status_of
@@ -39,6 +40,10 @@ FIRST_READING_SECONDS = 1.0
 
 MAX_REMEMBERED = 2_000
 """Metadata of no target that is remembered, parsed or refused."""
+
+MAX_REFERENCE_BYTES = 64 * 2**10
+"""Name, namespace and metadata of a ScaledObject, which are kept. A trigger with every key has less
+than 20 KiB; what is left is for certificates that stand there by mistake."""
 
 _log = structlog.get_logger()
 _Response = TypeVar("_Response", bound=Message)
@@ -61,7 +66,7 @@ async def _fail(
     else:
         telemetry.calls.ended(method, status.name, began)
     if isinstance(error, KedaScalerError):
-        await context.abort(status, str(error))
+        await context.abort(status, to_text(str(error)))
     _log.error("a call failed by our fault; please report it", rpc=method, exc_info=error)
     await context.abort(status, "internal error, see the scaler's log")
 
@@ -128,12 +133,15 @@ class Triggers:
         self._accepts = accepts
         self._known: OrderedDict[Key, Trigger | TriggerError] = OrderedDict()
 
-    def parse(self, key: Key, metadata: Mapping[str, str]) -> Trigger:
-        """Parse metadata, of which `key` is the canonical form; see `parse_trigger`."""
+    def parse(self, key: Key, ref: pb.ScaledObjectRef) -> Trigger:
+        """Parse a reference, of which `key` is the canonical form; see `parse_trigger`."""
         known = self._known.get(key)
         if known is None:
+            if len(key) > MAX_REFERENCE_BYTES:
+                accepted = f"at most {MAX_REFERENCE_BYTES}, names included"
+                raise TriggerError([f"metadata: got {len(key)} bytes; accepted: {accepted}"])
             try:
-                known = parse_trigger(metadata, self._accepts)
+                known = parse_trigger(ref.scalerMetadata, self._accepts, ref.namespace)
             except TriggerError as error:
                 # KEDA shows these to nobody: a failing GetMetricSpec stays in its operator's log.
                 _log.warning("a trigger is refused", problems=error.problems)
@@ -146,8 +154,8 @@ class Triggers:
         return known
 
     def parse_key(self, key: Key) -> Trigger:
-        """Parse the metadata that a key was made of; see `parse_trigger`."""
-        return self.parse(key, pb.ScaledObjectRef.FromString(key).scalerMetadata)
+        """Parse the reference that a key was made of; see `parse_trigger`."""
+        return self.parse(key, pb.ScaledObjectRef.FromString(key))
 
 
 def _key(ref: pb.ScaledObjectRef) -> Key:
@@ -208,7 +216,7 @@ class Servicer(ExternalScalerServicer):
         """Give the metrics of a trigger, a function of its metadata and the settings."""
         began = perf_counter()
         try:
-            specs = self._specs(_key(request), request.scalerMetadata)
+            specs = self._specs(_key(request), request)
         except TriggerError as error:
             await _fail(self.telemetry, error, "GetMetricSpec", context, began)
             raise
@@ -243,20 +251,20 @@ class Servicer(ExternalScalerServicer):
         target = self.target(request)
         await target.wait_for_first_reading(FIRST_READING_SECONDS)
         await self._streams.serve(context, ActivityPushes(target), target.streamed)
-        self._triggers.parse(_key(request), request.scalerMetadata)  # a reload may have refused it
+        self._triggers.parse(_key(request), request)  # a reload may have refused it
 
     @_stream
     async def StreamMetricSpec(self, request: pb.ScaledObjectRef, context: _Context) -> None:
         """Send the specs on open, and again when a reload of the settings changes them."""
-        key, metadata = _key(request), request.scalerMetadata
-        pushes = SpecPushes(lambda: self._specs(key, metadata))
+        key = _key(request)
+        pushes = SpecPushes(lambda: self._specs(key, request))
         await self._streams.serve(context, pushes, lambda _: contextlib.nullcontext())
 
-    def _specs(self, key: Key, metadata: Mapping[str, str]) -> pb.GetMetricSpecResponse:
+    def _specs(self, key: Key, ref: pb.ScaledObjectRef) -> pb.GetMetricSpecResponse:
         """Give what a trigger scales on; of a target that is followed it is made once."""
         target = self._store.find(key)
         if target is None:
-            return to_metric_specs(self._triggers.parse(key, metadata))
+            return to_metric_specs(self._triggers.parse(key, ref))
         if not isinstance(target.specs, pb.GetMetricSpecResponse):
             target.specs = to_metric_specs(target.trigger)
         return target.specs
@@ -267,7 +275,7 @@ class Servicer(ExternalScalerServicer):
         target = self._store.find(key)
         if target is None:
             self._store.require_room()  # a flood is not worth parsing
-            trigger = self._triggers.parse(key, ref.scalerMetadata)
+            trigger = self._triggers.parse(key, ref)
             target = self._store.follow(key, ref.namespace, ref.name, trigger)
         return target
 

@@ -16,6 +16,7 @@ from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.readings import Engine, Lacking, Missing, Readings, Replica
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
+from keda_scaler.core.values import without_query
 from keda_scaler.engines.samples import Sample
 from keda_scaler.errors import SourceError
 from keda_scaler.sources.enginepages import EnginePages, Seen
@@ -82,8 +83,7 @@ class EndpointsSource:
         """Give the list of replicas; of a Service also when it changes, and at every poll."""
         if trigger.service is None:
             # The trigger's own list is true as long as there is the trigger.
-            endpoints = tuple(Endpoint(Replica(url), url) for url in trigger.endpoints)
-            yield Listing(endpoints, math.inf)
+            yield Listing(_static(trigger.endpoints), math.inf)
             await asyncio.Event().wait()
             return
         path = trigger.path or engines.path(trigger.engine)
@@ -93,6 +93,17 @@ class EndpointsSource:
                     listing = view.endpoints(trigger.service, trigger.port, path)
                     yield judged(listing, self._rules.allows_listed)
                 await view.changed(trigger.poll_seconds)
+
+
+def _static(urls: Iterable[str]) -> tuple[Endpoint, ...]:
+    """Name each page of a static list by its URL; those that differ by their query, by a number."""
+    pages: dict[str, str] = {}
+    for url in urls:
+        name = bare = without_query(url)
+        if name in pages:
+            name = f"{bare} ({len(pages) + 1})"
+        pages[name] = url
+    return tuple(Endpoint(Replica(name), url) for name, url in pages.items())
 
 
 def _follow(endpoints: Iterable[Endpoint], replicas: "dict[str, _Replica]", reach: _Reach) -> None:

@@ -10,6 +10,7 @@ from keda_scaler import engines
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.readings import Engine, Readings
 from keda_scaler.core.trigger import Trigger
+from keda_scaler.core.values import without_query
 from keda_scaler.engines.devices import DeviceReadings, device_readings
 from keda_scaler.engines.exposition import parse_page
 from keda_scaler.engines.samples import Sample
@@ -145,7 +146,9 @@ class EnginePages:
         wanted[names] += 1
         follower = Follower(None, trigger.poll_seconds, told)
         try:
-            with self._polls.follow(url, url, self._reader(url), follower, anew=is_new):
+            with self._polls.follow(
+                url, without_query(url), self._reader(url), follower, anew=is_new
+            ):
                 yield
         finally:
             wanted[names] -= 1

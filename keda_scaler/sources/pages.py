@@ -111,6 +111,7 @@ class Pages:
             timeout=aiohttp.ClientTimeout(total=PAGE_SECONDS, connect=CONNECT_SECONDS),
             headers={"Accept": "text/plain;version=0.0.4,*/*;q=0.1"},
             auto_decompress=True,
+            cookie_jar=aiohttp.DummyCookieJar(),  # else one page could write what others are sent
         )
 
     async def close(self) -> None:

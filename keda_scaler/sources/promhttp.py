@@ -13,6 +13,7 @@ Importing this module imports the HTTP client, which takes a while; `promapi` do
 
 import json
 from collections.abc import Callable, Mapping
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ class _Session(Session):
     def __init__(self, authorization: Callable[[], str | None]) -> None:
         super().__init__()
         self.trust_env = False  # no proxies, no .netrc, no other CA bundle
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # none are kept
         self._authorization = authorization
 
     def request(self, method: str, url: str | bytes, **kwargs: Any) -> Response:  # type: ignore[override]  # the base names every keyword
@@ -121,7 +123,7 @@ class _Session(Session):
         }
         response = super().request(method, url, **kwargs)
         try:
-            body = _body(response, with_credentials=credentials is not None)
+            body = _body(response, credentials)
         except BaseException:
             response.close()
             raise
@@ -130,9 +132,9 @@ class _Session(Session):
         return response
 
 
-def _body(response: Response, *, with_credentials: bool) -> bytes:
+def _body(response: Response, credentials: str | None) -> bytes:
     if response.status_code != 200:
-        raise _refusal(response, with_credentials=with_credentials)
+        raise _refusal(response, credentials)
     body = bytearray()
     for chunk in response.iter_content(64 * 2**10):
         body += chunk
@@ -141,17 +143,17 @@ def _body(response: Response, *, with_credentials: bool) -> bytes:
     return bytes(body)
 
 
-def _refusal(response: Response, *, with_credentials: bool) -> SourceError:
+def _refusal(response: Response, credentials: str | None) -> SourceError:
     status = response.status_code
     if 300 <= status < 400:
         return SourceError(f"Prometheus answered {status}, a redirect; redirects are not followed")
     if status in {401, 403}:
-        what = "refused the credentials" if with_credentials else "asked for credentials"
+        what = "refused the credentials" if credentials else "asked for credentials"
         return SourceError(f"Prometheus {what} ({status})")
     kind, text = _error(response)
     failure = SourceError(f"Prometheus answered {status}" + (f" ({kind})" if kind else ""))
-    if text:
-        failure.add_note(text)
+    if text and not (credentials and credentials.split()[-1] in text):  # some repeat the request
+        failure.add_note(text[:_SHOWN])
     return failure
 
 
@@ -163,4 +165,4 @@ def _error(response: Response) -> tuple[str, str]:
         kind, text = str(answer["errorType"]), str(answer["error"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return "", ""
-    return (kind if kind in _ERROR_TYPES else ""), text[:_SHOWN]
+    return (kind if kind in _ERROR_TYPES else ""), text

@@ -13,6 +13,7 @@ lost as a whole (restart, eviction, failover): losing it is unknown, never zero.
 import asyncio
 import contextlib
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -58,6 +59,13 @@ _INDEX = "keda-scaler:reports"
 """Names every hash, with the time when it expires. Also the name of the channel."""
 
 _FAILURES = (redis.exceptions.RedisError, OSError)
+
+_SAID = (
+    redis.exceptions.ResponseError,
+    redis.exceptions.AuthenticationError,
+    redis.exceptions.AuthorizationError,
+)
+"""Errors in the server's own words."""
 
 _UNREACHABLE = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 """Of those, where there is no answer. TimeoutError is an OSError."""
@@ -297,8 +305,7 @@ class _Health:
         """Take the latest outcome; None: it worked."""
         did, self._works = self._works, error is None
         if did and error is not None:
-            text = str(error) or type(error).__name__
-            _log.error("redis", what=self._what, works=False, error=text)
+            _log.error("redis", what=self._what, works=False, error=_logged(error))
         elif not did and error is None:
             _log.info("redis", what=self._what, works=True)
 
@@ -326,6 +333,15 @@ def _reason(error: Exception) -> str:
     if isinstance(error, _UNREACHABLE):
         return "Redis cannot be reached"
     return "Redis answers with an error"
+
+
+def _logged(error: Exception) -> str:
+    """Say what is wrong for the log: of what the server says the code, for it may repeat us."""
+    kind, text = type(error).__name__, str(error)
+    if not isinstance(error, _SAID):
+        return text or kind
+    code = text.partition(" ")[0]
+    return f"{kind} {code}" if re.fullmatch("[A-Z]{3,20}", code) else kind
 
 
 def _is_read_only(error: Exception) -> bool:

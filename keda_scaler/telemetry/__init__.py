@@ -38,12 +38,14 @@ _log = structlog.get_logger()
 def configure_logging() -> None:
     """Log one JSON object a line, or readable lines when a person watches."""
     readable = sys.stderr.isatty()
+    # The renderer's own tracebacks show the variables of every frame, credentials among them.
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info if not readable else structlog.dev.set_exc_info,
-            structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer(),
+            console if readable else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", Lines(sys.stderr))),

@@ -54,6 +54,53 @@ def test_a_name_is_judged_by_what_it_resolves_to(
     assert AddressRules.parse(allowed).allows_resolved(host, address) is may
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "169.254.169.254",
+        "169.254.170.2",
+        "100.100.100.200",
+        "168.63.129.16",
+        "192.0.0.192",
+        "fd00:ec2::254",
+        "fd00:ec2::23",
+        "fd20:ce::254",
+        "fe80::1",
+        "fe80::1%eth0",
+        "ff02::1",
+        "224.0.0.1",
+        "::",
+        "::1",
+        "127.8.9.10",
+        "::ffff:169.254.169.254",
+        "::ffff:a9fe:a9fe",
+        "64:ff9b::a9fe:a9fe",
+        "64:ff9b::7f00:1",
+        "2002:a9fe:a9fe::",
+    ],
+)
+def test_what_gives_out_credentials_is_never_reached_by_a_name(address: str) -> None:
+    """Whichever cloud it is, and however it is written; only a network that holds it allows it."""
+    named = AddressRules.parse(["engine.example"])
+
+    assert not named.allows_resolved("engine.example", address)
+    assert not named.allows_listed(address)
+    assert AddressRules.parse(["0.0.0.0/0", "::/0"]).allows_listed(address)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.1", "127.0.1", "2130706433", "0177.0.0.1", "0x7f000001", "0x7f.1", "127.0.0.1."),
+        *("1.2.3.4.5", "00000177.1", "[::ffff:127.0.0.1]", "::127.0.0.1", "0", "0.0.0.0"),
+        *("169.254.43518", "2852039166", "0251.0376.0251.0376", "[::1%25lo]", "::1%lo"),
+    ],
+)
+def test_no_spelling_of_an_address_passes_for_a_name(host: str) -> None:
+    """Some resolvers take these for addresses; a network that does not hold them allows none."""
+    assert AddressRules.parse(["10.0.0.0/8", "engine.example"]).refuses_host(host)
+
+
 def test_endpoints_of_a_service_are_pods() -> None:
     """Any address may be a pod's, but for those that never are."""
     rules = AddressRules.parse([])

@@ -39,9 +39,9 @@ async def test_a_flood_of_made_up_triggers_hurts_nobody_who_is_known(
     parsed: list[str] = []
     parse = parse_trigger
 
-    def counted(metadata: dict[str, str], accepts: Accepts) -> object:
+    def counted(metadata: dict[str, str], accepts: Accepts, namespace: str) -> object:
         parsed.append(metadata["service"])
-        return parse(metadata, accepts)
+        return parse(metadata, accepts, namespace)
 
     monkeypatch.setattr(servicer, "parse_trigger", counted)
     telemetry = Telemetry()
