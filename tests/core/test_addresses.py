@@ -112,7 +112,7 @@ def test_endpoints_of_a_service_are_pods() -> None:
     assert AddressRules.parse(["127.0.0.0/8"]).allows_listed("127.0.0.1")
 
 
-@pytest.mark.parametrize("entry", ["http://x", "x:80", "10.0.0.1/8", "", "a b"])
+@pytest.mark.parametrize("entry", ["http://x", "x:80", "10.0.0.1/8", "", "a b", "*.x"])
 def test_a_wrong_entry_is_named(entry: str) -> None:
     """A setting that is neither a host nor a network is an error."""
     with pytest.raises(ValueError, match="neither a host name"):
