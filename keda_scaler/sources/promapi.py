@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 QUERY_SECONDS = 10.0
 """Longest time for one query, waiting for a thread included."""
 
-MAX_IN_FLIGHT = 4
+MAX_IN_FLIGHT = 6
 """Queries that one Prometheus works on for us at a time; further ones wait."""
 
 MAX_OWN_IN_FLIGHT = 2
-"""Own queries of triggers among them: slow ones must not keep everybody else waiting."""
+"""Own queries of triggers among them, and as many of those to wake from: slow ones must not keep
+everybody else waiting."""
 
 MAX_SECRET_BYTES = 64 * 2**10
 """Read of a file with a credential; a service account's token is about 1 KiB."""
@@ -140,6 +141,7 @@ class Prometheus:
         self._calls: set[_Call] = set()
         self._idle: list[Client] = []
         self._own = asyncio.Semaphore(MAX_OWN_IN_FLIGHT)
+        self._own_to_wake = asyncio.Semaphore(MAX_OWN_IN_FLIGHT)
         self._threads = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="prometheus")
 
     async def pin(self) -> Pin:
@@ -161,22 +163,23 @@ class Prometheus:
             self._pin = Pin(unix, at, newest=found[0].number, skew=skew)
         return self._pin
 
-    async def query_own(self, promql: str, unix: float) -> list[Series]:
-        """Evaluate a trigger's own query, when it is its turn.
+    async def query_own(self, promql: str, unix: float, *, wakes: bool = False) -> list[Series]:
+        """Evaluate a trigger's own query, when it is its turn. Those to wake from have their own.
 
         Raises:
             SourceError: likewise.
 
         """
+        turns = self._own_to_wake if wakes else self._own
         try:
             async with asyncio.timeout(self._query_seconds):
-                await self._own.acquire()
+                await turns.acquire()
         except TimeoutError:
             raise SourceError("Prometheus is busy with other own queries of triggers") from None
         try:
             return await self.query(promql, unix)
         finally:
-            self._own.release()
+            turns.release()
 
     async def query(self, promql: str, unix: float | None = None) -> list[Series]:
         """Evaluate a query, at `unix` or else now by the clock of Prometheus.

@@ -16,9 +16,12 @@ from keda_scaler.core.trigger import Trigger
 from keda_scaler.engines import queries
 from keda_scaler.errors import SourceError
 from keda_scaler.sources import promapi
+from keda_scaler.sources.gateways import GatewaysSource
+from keda_scaler.sources.kubernetes import ServiceDirectory
 from keda_scaler.sources.prometheus import PrometheusServer, PrometheusSource
 from prometheus_fake import FakePrometheus, success, vector
 from prometheus_sink import RULES, reading, trigger_of, until
+from wake_fixtures import WakeNotebook
 
 WORK, QUEUE = Signal.CONCURRENCY, Signal.QUEUE_DEPTH
 RARELY = {"pollSeconds": "3600", "staleSeconds": "3600"}
@@ -109,6 +112,28 @@ async def test_a_slow_query_is_nobody_elses_trouble(own: OwnSeries) -> None:
         assert not one.listings
         own.blocked.set()
         await until(lambda: one.number("pod-0", QUEUE) == 4)
+    assert own.most == promapi.MAX_OWN_IN_FLIGHT
+
+
+async def test_a_slow_query_to_wake_from_is_nobody_elses_trouble(own: OwnSeries) -> None:
+    """However many there are, replicas are read meanwhile, and so are other own queries."""
+    source = source_of(own)
+    gateways = GatewaysSource(RULES, ServiceDirectory(), source, lambda *_: None)
+    slow = [
+        trigger_of(wakeFrom="query", wakeQuery=f"slow * {number}")
+        for number in range(2 * promapi.MAX_IN_FLIGHT)
+    ]
+    tasks = [asyncio.create_task(gateways.run("a", "x", each, WakeNotebook())) for each in slow]
+    await until(lambda: own.waiting >= promapi.MAX_OWN_IN_FLIGHT)
+    async with (
+        reading(source, "plain", trigger_of()) as plain,
+        reading(source, "b", trigger("fine")) as other,
+    ):
+        await until(lambda: plain.listings and other.number("pod-0", WORK) == 4)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await gateways.aclose()
     assert own.most == promapi.MAX_OWN_IN_FLIGHT
 
 
