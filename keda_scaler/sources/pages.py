@@ -158,6 +158,8 @@ class Pages:
                         raise PageError(f"the page answers HTTP {response.status}")
                     body = await _body(response)
                     return Fetched(body, response.headers.get("Content-Type", ""), at)
+            except aiohttp.ConnectionTimeoutError:
+                raise SourceError(f"no connection within {CONNECT_SECONDS:g} s") from None
             except TimeoutError:
                 raise SourceError(f"no answer within {PAGE_SECONDS:g} s") from None
             except aiohttp.ClientConnectorError as error:
