@@ -73,8 +73,8 @@ class AddressRules:
         if address is not None:
             return not self.holds(address)
         name = host.lower().rstrip(".")
-        if name.rpartition(".")[2][:1].isdigit():
-            return True  # 127.1 or 0x7f.1: an address to some resolvers, a name to others
+        if ":" in name or name.rpartition(".")[2][:1].isdigit():
+            return True  # v1.a:b, 127.1 or 0x7f.1: an address to some resolvers, a name to others
         return name not in self.hosts and not self.networks
 
     def allows_resolved(self, host: str, address: str) -> bool:

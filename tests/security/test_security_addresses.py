@@ -136,7 +136,7 @@ async def test_names_that_are_never_answered_hold_up_no_other(
     [
         *("127.1", "2130706433", "0x7f.0.0.1", "0177.0.0.1", "169.254.169.254", "[::1]"),
         *("[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "[fe80::1%25eth0]", "１２７.0.0.1"),  # noqa: RUF001  # full-width digits
-        *("127。0。0。1", "engine.example\\@127.0.0.1"),
+        *("127。0。0。1", "[v1.a:b]", "engine.example\\@127.0.0.1"),
         *("engine.example@127.0.0.1", "127.0.0.1#@engine.example", "127.0.0.1 @engine.example"),
     ],
 )
