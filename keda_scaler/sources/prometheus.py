@@ -12,9 +12,14 @@ from dataclasses import dataclass, field
 
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.trigger import Trigger
+from keda_scaler.errors import SourceError
 from keda_scaler.sources.promapi import Prometheus, PrometheusServer
 from keda_scaler.sources.promrounds import Rounds, Target
 from keda_scaler.sources.sink import Clock, Recorder, Sink
+
+MAX_SERVERS = 200
+"""Servers that triggers name by their address; each has threads of its own, so that one that hangs
+delays no other."""
 
 __all__ = ["PrometheusServer", "PrometheusSource"]
 
@@ -54,7 +59,12 @@ class PrometheusSource:
 
     @contextmanager
     def borrow(self, trigger: Trigger) -> Iterator[Prometheus]:
-        """Lend the Prometheus of a trigger. Targets share it; the last one closes it."""
+        """Lend the Prometheus of a trigger. Targets share it; the last one closes it.
+
+        Raises:
+            SourceError: when there are too many.
+
+        """
         with self._borrow(trigger) as shared:
             yield shared.prometheus
 
@@ -68,6 +78,12 @@ class PrometheusSource:
         key = (server, rules)
         shared = self._shared.get(key)
         if shared is None:
+            of_triggers = sum(given is not None for _, given in self._shared)
+            if rules is not None and of_triggers >= MAX_SERVERS:
+                raise SourceError(
+                    f"triggers name more than {MAX_SERVERS} addresses of Prometheus servers; "
+                    "name this one in the server's settings (--prometheus)"
+                )
             shared = _Shared(Prometheus(server, rules, clock=self._clock, wall=self._wall))
             self._shared[key] = shared
         shared.borrowers += 1
