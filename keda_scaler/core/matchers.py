@@ -12,6 +12,15 @@ import re2
 MAX_SELECTOR = 1024
 """Characters of a selector."""
 
+TEXT = r"""#[^\r\n]*+|"(?:\\.|[^"\\])*+"|'(?:\\.|[^'\\])*+'|`[^`]*+`"""
+"""A comment or a string of PromQL, as a regular expression with `re.DOTALL`."""
+
+_MARK = "~\x01"
+_MARKED = {"=": "=~", "!=": "!~"}
+_PLAIN = {matching: plain for plain, matching in _MARKED.items()}
+_IS_MARKED = re.compile(f'(!?=)"{_MARK}')
+_MATCHING = re.compile(rf"""([=!]~)(?=(?:\s|#[^\r\n]*+)*+["'`])|{TEXT}""", re.DOTALL)
+
 _OPERATORS = {"Equal": "=", "NotEqual": "!=", "Re": "=~", "NotRe": "!~"}
 _ACCEPTED = 'label matchers such as job="vllm",cluster=~"a|b"'
 
@@ -44,6 +53,38 @@ class Matcher:
         return _compile(self.value)
 
 
+def plain(promql: str) -> str:
+    """Write regular expressions as texts with a mark.
+
+    The parser would compile each of them, and takes seconds for some: what it parses is this.
+
+    Raises:
+        ValueError: where the parser sees the end of a string elsewhere than Prometheus does.
+
+    """
+    is_next = False
+
+    def mark(found: re.Match[str]) -> str:
+        nonlocal is_next
+        token = found[0]
+        if found[1]:
+            is_next = True
+            return _PLAIN[token]
+        if token[0] == "`" and token[-2] == "\\":
+            raise ValueError("a backslash before the end of a string in backticks")
+        if token[0] == "#" or not is_next:
+            return token
+        is_next = False
+        return token[0] + _MARK + token[1:]
+
+    return _MATCHING.sub(mark, promql)
+
+
+def unplain(promql: str) -> str:
+    """Write texts with a mark as the regular expressions that they were, in what is printed."""
+    return _IS_MARKED.sub(lambda found: f'{_MARKED[found[1]]}"', promql)
+
+
 def _compile(pattern: str) -> Any:
     options = re2.Options()
     options.log_errors = False
@@ -63,9 +104,9 @@ def parse_matchers(
     if len(given) > MAX_SELECTOR:
         raise ValueError(f"{_ACCEPTED}; at most {MAX_SELECTOR} characters")
     try:
-        parsed = promql_parser.parse(f"up{{{given}}}")
+        parsed = promql_parser.parse(plain(f"up{{{given}}}"))
     except ValueError as error:
-        raise ValueError(f"{_ACCEPTED} ({error})") from None
+        raise ValueError(f"{_ACCEPTED} ({unplain(str(error))})") from None
     if (
         not isinstance(parsed, promql_parser.VectorSelector)
         or parsed.offset is not None
@@ -85,15 +126,18 @@ def parse_matchers(
 
 
 def taken(matcher: promql_parser.Matcher) -> Matcher:
-    """Take a matcher of the parser over.
+    """Take a matcher of the parser over, also one that is marked by `plain`.
 
     Raises:
         re2.error: when it has no regular expression that Prometheus takes.
 
     """
     operator = _OPERATORS[str(matcher.op).rpartition(".")[2]]
-    _compile(matcher.value if operator in {"=~", "!~"} else "")
-    return Matcher(matcher.name, operator, matcher.value)
+    value = matcher.value
+    if value.startswith(_MARK):
+        operator, value = _MARKED[operator], value.removeprefix(_MARK)
+    _compile(value if operator in {"=~", "!~"} else "")
+    return Matcher(matcher.name, operator, value)
 
 
 def parse_selector(raw: Any) -> tuple[Matcher, ...]:

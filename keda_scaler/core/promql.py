@@ -10,17 +10,13 @@ import re
 import promql_parser
 import re2
 
-from keda_scaler.core.matchers import quote, taken
+from keda_scaler.core.matchers import TEXT, plain, quote, taken, unplain
 
 MAX_OPERATIONS = 64
-"""Operators, parentheses and brackets of a query: the parser's walk takes time by the cube of how
-deep they nest, and 64 of them a few hundredths of a second."""
+"""Operators, parentheses, brackets and label matchers of a query: the parser's walk takes time by
+the cube of how deep they nest, and 64 of them a few hundredths of a second."""
 
-_TEXT = re.compile(
-    r"""#[^\r\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|`[^`]*`""",
-    re.DOTALL,
-)
-_MATCHERS = re.compile(r"\{[^}]*\}")
+_TEXT = re.compile(TEXT, re.DOTALL)
 _OPERATION = re.compile(r"[-+*/%^(\[]|[<>=!]=?|\b(?:and|or|unless|atan2)\b", re.IGNORECASE)
 _HEAD = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)?(\{)?")
 
@@ -34,18 +30,21 @@ def bind(query: str, namespace: str) -> str:
         ValueError: with what is accepted.
 
     """
-    bare = _MATCHERS.sub("{}", _TEXT.sub('""', query))
-    if len(_OPERATION.findall(bare)) > MAX_OPERATIONS:
-        raise ValueError(f"PromQL of at most {MAX_OPERATIONS} operators and parentheses")
+    if len(_OPERATION.findall(_TEXT.sub('""', query))) > MAX_OPERATIONS:
+        raise ValueError(
+            f"PromQL of at most {MAX_OPERATIONS} operators, parentheses and label matchers"
+        )
     try:
-        parsed = promql_parser.parse(query)
+        parsed = promql_parser.parse(plain(query))
     except ValueError as error:
-        raise ValueError(f"PromQL ({error})") from None
+        raise ValueError(f"PromQL ({unplain(str(error))})") from None
     if isinstance(parsed, (*_RANGES, promql_parser.StringLiteral)):
         raise ValueError(  # noqa: TRY004  # the value is wrong, whatever type stands for it
             "PromQL that gives one number per series, not a range or a text"
         )
     matcher = f"namespace={quote(namespace)}"
+    if unplain(matcher) != matcher:
+        raise ValueError(f"a namespace that is one, and not {namespace!r}")
 
     def rewrite(node: promql_parser.Expr) -> promql_parser.Expr | None:
         if isinstance(node, promql_parser.Call) and node.func.name == "info":
@@ -54,11 +53,11 @@ def bind(query: str, namespace: str) -> str:
 
     text: str = promql_parser.transform(parsed, post_visit=rewrite).prettify()
     _verify(text, namespace)
-    return text
+    return unplain(text)
 
 
 def elsewhere(query: str, namespace: str) -> list[str]:
-    """Find the matchers of a query that no series of the namespace meets.
+    """Find the matchers of a query, which can be bound, that no series of the namespace meets.
 
     Bound, such a query would give nothing for ever, and `or vector(0)` would make that idle.
     """
@@ -66,18 +65,13 @@ def elsewhere(query: str, namespace: str) -> list[str]:
 
     def visit(node: promql_parser.Expr) -> None:
         if isinstance(node, promql_parser.VectorSelector):
-            named = [each for each in node.matchers.matchers if each.name == "namespace"]
-            found.extend(str(each) for each in named if not _meets(each, namespace))
+            named = [taken(each) for each in node.matchers.matchers if each.name == "namespace"]
+            found.extend(
+                each.promql for each in named if not each.matches({"namespace": namespace})
+            )
 
-    promql_parser.walk(promql_parser.parse(query), visit)
+    promql_parser.walk(promql_parser.parse(plain(query)), visit)
     return found
-
-
-def _meets(matcher: promql_parser.Matcher, namespace: str) -> bool:
-    try:
-        return taken(matcher).matches({"namespace": namespace})
-    except re2.error:
-        return False
 
 
 def _bound(node: promql_parser.VectorSelector, matcher: str) -> promql_parser.Expr:
@@ -98,5 +92,14 @@ def _verify(text: str, namespace: str) -> None:
             found = [(m.name, str(m.op), m.value) for m in node.matchers.matchers]
             if ("namespace", "MatchOp.Equal", namespace) not in found or node.matchers.or_matchers:
                 raise ValueError("PromQL whose selectors can be bound to a namespace")
+            for each in node.matchers.matchers:
+                _require_expression(each)
 
     promql_parser.walk(promql_parser.parse(text), visit)
+
+
+def _require_expression(matcher: promql_parser.Matcher) -> None:
+    try:
+        taken(matcher)
+    except re2.error:
+        raise ValueError(f"PromQL; {matcher.name} has no regular expression") from None

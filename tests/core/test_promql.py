@@ -12,6 +12,11 @@ from keda_scaler.core.matchers import any_of, parse_matchers
 from keda_scaler.core.promql import MAX_OPERATIONS, bind
 
 
+def selector(matchers: int, expression: str = "(-|b)*") -> str:
+    """Write a selector with regular expressions."""
+    return "up{" + ",".join(f'l{n}=~"{expression}"' for n in range(matchers)) + "}"
+
+
 @pytest.mark.parametrize(
     ("query", "bound"),
     [
@@ -53,6 +58,7 @@ def test_every_selector_is_bound(query: str, bound: str | None) -> None:
         ('up{a="b" or c="d"}', "without `or` between label matchers"),
         ("sum(info(up))", "without info()"),
         ("-" * MAX_OPERATIONS + "-up", f"at most {MAX_OPERATIONS} operators"),
+        (f"abs({selector(MAX_OPERATIONS)})", f"at most {MAX_OPERATIONS} operators"),
         ("#\r" + "-" * MAX_OPERATIONS + "-up", f"at most {MAX_OPERATIONS} operators"),
         ('#"\n' + "up+" * MAX_OPERATIONS + "up+up", f"at most {MAX_OPERATIONS} operators"),
     ],
@@ -66,19 +72,64 @@ def test_what_cannot_be_bound_is_refused(query: str, says: str) -> None:
 
 
 def test_a_long_query_of_text_is_no_deep_one() -> None:
-    """Operators inside strings, comments and label matchers do not count."""
-    labels = ",".join(f'l{n}!="(-+-)"' for n in range(MAX_OPERATIONS))
-
-    assert bind(f"up{{{labels}}} # {'-' * 100}", "a").startswith("up{")
+    """Operators inside strings and comments do not count; a label matcher counts once."""
+    assert bind(f"{selector(MAX_OPERATIONS)} # {'-' * 100}", "a").startswith("up{")
 
 
-@pytest.mark.parametrize("query", ["{}" + "+up" * MAX_OPERATIONS, "abs(" * 60 + "{}" + ")" * 60])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "up" + "+up" * MAX_OPERATIONS,
+        "abs(" * 60 + "up" + ")" * 60,
+        "abs(" * 42 + selector(22) + ")" * 42,
+        selector(MAX_OPERATIONS, r"\\w{200}"),
+    ],
+)
 def test_the_worst_query_is_bound_soon(query: str) -> None:
     """The event loop is held up by less than a second, also on a busy machine."""
     began = time.process_time()
-    bind(query.format("up"), "a")
+    bind(query, "a")
 
     assert time.process_time() - began < 1
+
+
+def test_the_worst_selector_is_read_soon() -> None:
+    """Expressions that the parser would compile for seconds cost it nothing."""
+    began = time.process_time()
+    matchers = parse_matchers(",".join(f'l{n}!~ "\\\\w{{200}}"' for n in range(40)))
+
+    assert time.process_time() - began < 0.5
+    assert {(each.operator, each.value) for each in matchers} == {("!~", r"\w{200}")}
+
+
+@pytest.mark.parametrize(
+    ("query", "bound"),
+    [
+        ("up{x=~ # '\n 'a|b'}", 'up{namespace="a",x=~"a|b"}'),
+        ('up{x!~"a",y!="b",z="c"}', 'up{namespace="a",x!~"a",y!="b",z="c"}'),
+        ('{__name__=~"a.*"} != 1', '{__name__=~"a.*",namespace="a"} != 1'),
+        ('up{x="=~"}', 'up{namespace="a",x="=~"}'),
+    ],
+)
+def test_what_was_an_expression_is_one_when_it_is_sent(query: str, bound: str) -> None:
+    """Whatever stands between the operator and the text; and nothing else is one."""
+    assert bind(query, "a") == bound
+
+
+@pytest.mark.parametrize(
+    ("query", "namespace"),
+    [
+        ("up", "~\x01.*"),  # what stands for an expression while it is parsed
+        ("up{a=`\\``,b=~`x`}", "a"),  # the parser and Prometheus see different texts
+        ("up !~ up", "a"),
+        ('up{x=~"["}', "a"),
+        ('up{x=~"("} # "', "a"),
+    ],
+)
+def test_no_expression_is_taken_for_a_text(query: str, namespace: str) -> None:
+    """Nor the other way round: what could be, is refused."""
+    with pytest.raises(ValueError, match=r"PromQL|namespace"):
+        bind(query, namespace)
 
 
 def test_what_is_sent_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
