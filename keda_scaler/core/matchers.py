@@ -12,6 +12,10 @@ import re2
 MAX_SELECTOR = 1024
 """Characters of a selector."""
 
+MAX_EXPRESSION_BYTES = 256 * 2**10
+"""Memory of one regular expression; one that needs more is refused. What RE2 learns while it
+matches is within this too, and is forgotten at the limit."""
+
 TEXT = r"""#[^\r\n]*+|"(?:\\.|[^"\\])*+"|'(?:\\.|[^'\\])*+'|`[^`]*+`"""
 """A comment or a string of PromQL, as a regular expression with `re.DOTALL`."""
 
@@ -88,6 +92,7 @@ def unplain(promql: str) -> str:
 def _compile(pattern: str) -> Any:
     options = re2.Options()
     options.log_errors = False
+    options.max_mem = MAX_EXPRESSION_BYTES
     return re2.compile(pattern, options)
 
 

@@ -102,6 +102,15 @@ def test_the_worst_selector_is_read_soon() -> None:
     assert {(each.operator, each.value) for each in matchers} == {("!~", r"\w{200}")}
 
 
+def test_an_expression_takes_little_memory() -> None:
+    """A long list of names does; every letter of Unicode, sixty times, is refused."""
+    names = "|".join(f"model-{number}" for number in range(100))
+
+    assert parse_matchers(f'x=~"{names}"')[0].matches({"x": "model-99"})
+    with pytest.raises(ValueError, match="x has no regular expression"):
+        parse_matchers(r'x=~"\\pL{60}"')
+
+
 @pytest.mark.parametrize(
     ("query", "bound"),
     [
