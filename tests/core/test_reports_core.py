@@ -137,5 +137,6 @@ def test_one_scaled_object_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger.state([report(name="c")], NOW + 30)  # b is forgotten, llama fell silent
     assert len(ledger) == 2
     later = NOW + 30 + SILENT_SECONDS + SWEEP_SECONDS
-    ledger.state([report(name="c")], later)
-    assert len(ledger) == 1
+    ledger.state([report(name="c"), report(name="d")], later)
+    assert len(ledger) == 2
+    assert not ledger.statements(ABOUT)
