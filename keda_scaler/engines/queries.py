@@ -27,6 +27,7 @@ MAX_SERIES = 1000
 """Series of one query's answer; a Service has no more endpoints that we read either."""
 
 UNSCRAPED = "Prometheus cannot scrape it (up is 0)"
+UNTIMED = "Prometheus does not say when it was scraped"
 
 KEYS = {
     Signal.QUEUE_DEPTH: "queueDepthQuery",
@@ -84,12 +85,13 @@ def read(
     `at` is when each replica was scraped last, in monotonic seconds.
     """
     told: dict[str, dict[Signal, Reading]] = {
-        name: {}
+        name: dict.fromkeys(found, Missing(UNTIMED))
         for name, (readings, _) in replicas.items()
-        if name in at and not _is_silent(readings)
+        if not _is_silent(readings)
     }
+    timed = [name for name in told if name in at]
     for signal, answer in found.items():
-        for name, number in _numbers(signal, answer, told).items():
+        for name, number in _numbers(signal, answer, timed).items():
             told[name][signal] = _reading(trigger, signal, number, at[name])
     return {
         name: ({**readings, **told.get(name, {})}, engine)
