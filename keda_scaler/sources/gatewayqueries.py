@@ -86,7 +86,7 @@ class Queries:
 
         async def read() -> tuple[Pin, Demand | Missing]:
             pin = await prometheus.pin()
-            found = await prometheus.query(promql, pin.unix)
+            found = await prometheus.query_own(promql, pin.unix, namespace, wakes=True)
             return pin, _total([series.number for series in found], pin)
 
         def take(answer: tuple[Pin, Demand | Missing] | SourceError) -> None:

@@ -12,11 +12,16 @@ from dataclasses import dataclass, field
 
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.trigger import Trigger
+from keda_scaler.errors import SourceError
 from keda_scaler.sources.promapi import Prometheus, PrometheusServer
 from keda_scaler.sources.promrounds import Rounds, Target
 from keda_scaler.sources.sink import Clock, Recorder, Sink
 
 __all__ = ["PrometheusServer", "PrometheusSource"]
+
+MAX_ADDRESSES = 50
+"""Prometheus servers that triggers name by `serverAddress`: each takes threads and connections, and
+a path makes another one of the same host."""
 
 
 class PrometheusSource:
@@ -43,7 +48,12 @@ class PrometheusSource:
         self._shared: dict[tuple[PrometheusServer, AddressRules | None], _Shared] = {}
 
     async def run(self, namespace: str, trigger: Trigger, sink: Sink) -> None:
-        """Poll for one target until cancelled. Failures are told to the sink."""
+        """Poll for one target until cancelled. Failures are told to the sink.
+
+        Raises:
+            SourceError: when too many servers are read already.
+
+        """
         with self._borrow(trigger) as shared, self._joined(shared, namespace, trigger, sink):
             await asyncio.Event().wait()
 
@@ -54,7 +64,12 @@ class PrometheusSource:
 
     @contextmanager
     def borrow(self, trigger: Trigger) -> Iterator[Prometheus]:
-        """Lend the Prometheus of a trigger. Targets share it; the last one closes it."""
+        """Lend the Prometheus of a trigger. Targets share it; the last one closes it.
+
+        Raises:
+            SourceError: when too many servers are read already.
+
+        """
         with self._borrow(trigger) as shared:
             yield shared.prometheus
 
@@ -68,6 +83,9 @@ class PrometheusSource:
         key = (server, rules)
         shared = self._shared.get(key)
         if shared is None:
+            by_address = sum(each is not None for _, each in self._shared)
+            if rules is not None and by_address >= MAX_ADDRESSES:
+                raise SourceError(f"triggers have {MAX_ADDRESSES} other values of serverAddress")
             shared = _Shared(Prometheus(server, rules, clock=self._clock, wall=self._wall))
             self._shared[key] = shared
         shared.borrowers += 1

@@ -273,9 +273,9 @@ class Rounds:
         The answers have the time of the query, so the age of the scrapes is asked for beside them.
         """
 
-        async def ask(query: str) -> Failed:
+        async def ask(query: str, namespace: str) -> Failed:
             try:
-                found = await self._prometheus.query_own(query, pin.unix)
+                found = await self._prometheus.query_own(query, pin.unix, namespace)
                 if len(found) > queries.MAX_SERIES:
                     raise TooMuchError(f"more than {queries.MAX_SERIES} series")
                 own[query] = [sample_of(series, pin) for series in found]
@@ -283,11 +283,11 @@ class Rounds:
                 own[query] = Missing(str(error))
             return {}
 
-        asked = dict.fromkeys(query for each in due for query in each.queries.values())
+        asked = {query: each.namespace for each in due for query in each.queries.values()}
         if asked:
             times = Space.add_scrape_time
             yield self._asker.fill(spaces, lambda of: f"timestamp(up{{namespace{of}}})", pin, times)
-        yield from map(ask, asked)
+        yield from map(ask, asked, asked.values())
 
     def _ask_engines(
         self,

@@ -14,10 +14,11 @@ import structlog
 from keda_scaler.core.names import REPORTS
 from keda_scaler.core.readings import Missing
 from keda_scaler.core.trigger import Trigger
+from keda_scaler.errors import SourceError
 from keda_scaler.sources.sink import Sink, TargetSink, WakeSink
 
 RESTART_SECONDS = 5.0
-"""Pause before a source that failed by our own fault is started again."""
+"""Pause before a source that could not run, or failed by our own fault, is started again."""
 
 _log = structlog.get_logger()
 
@@ -113,6 +114,8 @@ async def _keep_running(run: Callable[[], Awaitable[None]], fail: Callable[[str]
     while True:
         try:
             await run()
+        except SourceError as error:
+            fail(str(error))
         except Exception:  # noqa: BLE001  # a source must not end for good
             _log.exception("a source failed by our fault, readings go stale; please report it")
             fail("internal error, see the scaler's log")

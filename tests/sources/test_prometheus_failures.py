@@ -18,6 +18,7 @@ from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.signals import Signal
 from keda_scaler.errors import SourceError
 from keda_scaler.sources import promanswer, promapi
+from keda_scaler.sources import prometheus as module
 from keda_scaler.sources.promapi import MAX_IN_FLIGHT, Prometheus, PrometheusServer
 from keda_scaler.sources.prometheus import PrometheusSource
 from keda_scaler.sources.promrounds import MAX_BACKOFF_SECONDS, pause
@@ -196,6 +197,24 @@ async def test_one_that_hangs_does_not_delay_another(fake: FakePrometheus) -> No
         await asyncio.wait(tasks)
         await source.aclose()
         assert time.monotonic() - began < 2
+
+
+async def test_addresses_of_triggers_are_bounded(
+    fake: FakePrometheus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has threads. Those of the settings do not count, and one that is let go makes room."""
+    monkeypatch.setattr(module, "MAX_ADDRESSES", 1)
+    source = source_of(fake)
+    first, second = (trigger_of(serverAddress=f"{fake.url}/{path}") for path in ("a", "b"))
+    with (
+        source.borrow(first),
+        source.borrow(first),
+        source.borrow(trigger_of()),
+        pytest.raises(SourceError, match="triggers have 1 other values of serverAddress"),
+    ):
+        await source.run("models", second, RememberingSink())
+    with source.borrow(second):
+        pass
 
 
 async def test_an_answer_is_bounded_in_bytes(fake: FakePrometheus) -> None:

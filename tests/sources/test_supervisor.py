@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from keda_scaler.core.readings import Demand, Engine, Missing, Readings, Replica
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
+from keda_scaler.errors import SourceError
 from keda_scaler.sources.sink import Answer, Sink, TargetSink, WakeSink
 from keda_scaler.sources.supervisor import RESTART_SECONDS, Supervisor
 
@@ -45,6 +46,7 @@ class World:
     def __init__(self) -> None:
         self.running: list[str] = []
         self.broken: set[str] = set()
+        self.error: Exception = RuntimeError("a fault")
         self.closed: list[str] = []
         self.sink = Told()
         self.supervisor = Supervisor(
@@ -56,7 +58,7 @@ class World:
 
     async def run(self, what: str, about: str) -> None:
         if what in self.broken:
-            raise RuntimeError(what)
+            raise self.error
         self.running.append(f"{what} {about}")
         try:
             await asyncio.Event().wait()
@@ -151,6 +153,21 @@ async def test_a_source_that_fails_is_started_again(world: World, what: str, of:
     assert world.sink.reasons == [f"{of}: internal error, see the scaler's log"]
     assert sorted(world.running) == ["endpoints a", "gateways a/b"]
     assert len(logs) == 1
+
+
+async def test_a_source_that_cannot_run_says_why(world: World) -> None:
+    """That is no fault of ours: it is not logged as one, and is tried again."""
+    world.broken.add("prometheus")
+    world.error = SourceError("too many servers")
+    with capture_logs() as logs:
+        world.supervisor.follow("a", "b", trigger_of(prometheus="main"), world.sink)
+        await asyncio.sleep(0.1)
+        world.broken.clear()
+        await asyncio.sleep(1.3 * RESTART_SECONDS)
+
+    assert world.sink.reasons == ["replicas: too many servers"]
+    assert world.running == ["prometheus a"]
+    assert not logs
 
 
 async def test_the_end_stops_and_closes_everything() -> None:
