@@ -344,7 +344,7 @@ def _replica(known: ReplicaReadings, view: View) -> told.Replica:
         engine=None if known.engine is None else known.engine.key,
         ready=known.replica.ready,
         terminating=known.replica.terminating,
-        stuck=any(known is each for each in view.stuck),
+        stuck=view.is_stuck(known),
         readings=tuple(_reading(known, signal, view) for signal in Signal if signal in wanted),
     )
 
