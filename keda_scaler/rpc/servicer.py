@@ -217,7 +217,7 @@ class Servicer(ExternalScalerServicer):
         began = perf_counter()
         try:
             specs = self._specs(_key(request), request)
-        except TriggerError as error:
+        except Exception as error:
             await _fail(self.telemetry, error, "GetMetricSpec", context, began)
             raise
         self.telemetry.calls.ended("GetMetricSpec", "OK", began)
