@@ -11,6 +11,7 @@ Times are monotonic seconds of whoever keeps the reports.
 """
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,9 @@ MAX_REPORTERS = 100
 
 MAX_REPORTED = 20_000
 """ScaledObjects with reports: as many as targets."""
+
+MAX_REPORTED_OF_NAMESPACE = 5_000
+"""Those of one namespace: who may report for it leaves the others room."""
 
 SILENT_SECONDS = 300.0
 """How long a reporter that fell silent with requests is remembered: a pod that crashed is back by
@@ -113,6 +117,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._statements: dict[ScaledObject, dict[str, Statement]] = {}
+        self._by_namespace: Counter[str] = Counter()
         self._swept_at = -math.inf
 
     def __len__(self) -> int:
@@ -140,17 +145,30 @@ class Ledger:
             known[report.reporter] = Statement(report.waiting, report.running, expires_at)
             if len(known) > MAX_REPORTERS:
                 raise too_many_reporters(report.about)
-        if self._is_full(changed):
+        if self._full(changed) is not None:
             self._sweep(now)
-            if self._is_full(changed):
-                raise too_many_reported()
+            full = self._full(changed)
+            if full is not None:
+                raise full
+        self._by_namespace.update(self._new(changed))
         self._statements |= changed
         return list(changed)
 
-    def _is_full(self, changed: Collection[ScaledObject]) -> bool:
-        """Whether there is no room for those of them that are new."""
-        new = sum(about not in self._statements for about in changed)
-        return new > 0 and len(self) + new > MAX_REPORTED
+    def _new(self, changed: Collection[ScaledObject]) -> Counter[str]:
+        """Count those of them that are new, by namespace."""
+        return Counter(about[0] for about in changed if about not in self._statements)
+
+    def _full(self, changed: Collection[ScaledObject]) -> TooManyReportsError | None:
+        """Say what leaves no room for those of them that are new; None: nothing."""
+        new = self._new(changed)
+        if new and len(self) + new.total() > MAX_REPORTED:
+            return too_many_reported()
+        crowded = (
+            namespace
+            for namespace, count in new.items()
+            if self._by_namespace[namespace] + count > MAX_REPORTED_OF_NAMESPACE
+        )
+        return next(map(too_many_reported_of, crowded), None)
 
     def _sweep(self, now: float) -> None:
         """Drop what is forgotten. That takes time, and only the cap needs it: nothing tells it."""
@@ -159,6 +177,7 @@ class Ledger:
         self._swept_at = now
         known = ((about, _remembered(each, now)) for about, each in self._statements.items())
         self._statements = {about: statements for about, statements in known if statements}
+        self._by_namespace = Counter(namespace for namespace, _ in self._statements)
 
 
 def _remembered(statements: Statements, now: float) -> dict[str, Statement]:
@@ -176,3 +195,11 @@ def too_many_reporters(about: ScaledObject) -> TooManyReportsError:
 def too_many_reported() -> TooManyReportsError:
     """Say that too many ScaledObjects have reports."""
     return TooManyReportsError(f"more than {MAX_REPORTED} ScaledObjects would have reports")
+
+
+def too_many_reported_of(namespace: str) -> TooManyReportsError:
+    """Say that too many ScaledObjects of a namespace have reports."""
+    return TooManyReportsError(
+        f"more than {MAX_REPORTED_OF_NAMESPACE} ScaledObjects of namespace {namespace} would have "
+        "reports"
+    )

@@ -141,3 +141,19 @@ def test_one_scaled_object_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger.state([report(name="c"), report(name="d")], later)
     assert len(ledger) == 2
     assert not ledger.statements(ABOUT)
+
+
+def test_one_namespace_leaves_the_others_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own known ones go on, and what is forgotten makes room."""
+    monkeypatch.setattr(core, "MAX_REPORTED_OF_NAMESPACE", 2)
+    ledger = Ledger()
+    ledger.state([report(name="a", ttl=10), report(name="b", ttl=60)], NOW)
+
+    with pytest.raises(TooManyReportsError, match="2 ScaledObjects of namespace models"):
+        ledger.state([report(name="a"), report(name="c", namespace="other"), report(name="d")], NOW)
+    assert len(ledger) == 2
+    ledger.state([report(name="a", ttl=10), report(name="c", namespace="other")], NOW)
+
+    ledger.state([report(name="d")], NOW + 20)
+    with pytest.raises(TooManyReportsError):
+        ledger.state([report(name="a")], NOW + 20)
