@@ -1,6 +1,7 @@
 """What the scaler tells of itself: its metrics and its log."""
 
 import asyncio
+import json
 import logging
 import platform
 import sys
@@ -56,7 +57,10 @@ def configure_logging() -> None:
 
 def _json(event: Mapping[str, object], **_: object) -> str:
     """Write a line of the log; what JSON has no form for as Python shows it."""
-    return msgspec.json.encode(event, enc_hook=repr).decode()
+    try:
+        return msgspec.json.encode(event, enc_hook=repr).decode()
+    except UnicodeEncodeError:  # half a character, as an error of a Prometheus may have it
+        return json.dumps(event, default=repr)
 
 
 def _line(decision: Decision) -> tuple[object, ...]:
