@@ -281,6 +281,9 @@ def test_rights_in_chosen_namespaces() -> None:
 
     assert not found.all("ClusterRole")
     assert [role["metadata"]["namespace"] for role in found.all("Role")] == ["models", "research"]
+    other = rendered("--values", str(CI / "services-values.yaml"), "--namespace", "staging")
+    for one, theirs in zip(found.all("Role"), other.all("Role"), strict=True):
+        assert one["metadata"]["name"] != theirs["metadata"]["name"], "both may be there"
     for role, binding in zip(found.all("Role"), found.all("RoleBinding"), strict=True):
         assert role["rules"] == RIGHTS
         assert binding["metadata"]["namespace"] == role["metadata"]["namespace"]

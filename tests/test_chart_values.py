@@ -10,6 +10,7 @@ import yaml
 
 import chart_page
 from chart_helm import CHART, CI, RELEASE, ROOT, helm, names, refused
+from keda_scaler.settings import _default_keys
 
 # What is refused
 
@@ -30,6 +31,8 @@ WRONG = {
     'image.digest="sha256:12"': "/image/digest'",
     'services.namespaces=["Models"]': "/services/namespaces/0'",
     "defaults.pollSeconds=true": "/defaults/pollSeconds'",
+    "defaults.pollSecond=1": "invalid propertyName 'pollSecond'",
+    'allowAddress=["http://x"]': "/allowAddress/0'",
     "podDisruptionBudget.maxUnavailable=0": "/podDisruptionBudget/maxUnavailable'",
     'networkPolicy.keda=[{"namespace": "keda"}]': "'namespace' not allowed",
     "networkPolicy.apiServerPorts=[99999]": "/networkPolicy/apiServerPorts/0'",
@@ -152,6 +155,10 @@ def test_the_notes_say_how_to_prove_it(tmp_path: Path) -> None:
             r"lets out to no address of reports\.redis\.url",
         ),
         (
+            (*feature("prometheus"), *feature("network-policy-everywhere")),
+            "lets out to no Prometheus",
+        ),
+        (
             (*feature("reports"), "--set", "networkPolicy.enabled=true"),
             "lets in no one who reports",
         ),
@@ -228,6 +235,13 @@ def test_the_schema_is_strict() -> None:
             check(below, key)
 
     check(json.loads((CHART / "values.schema.json").read_text()), "values")
+
+
+def test_the_schema_knows_the_defaults_that_the_scaler_takes() -> None:
+    """One that it does not take would be found by a pod that does not start."""
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]
+
+    assert schema["defaults"]["propertyNames"]["enum"] == _default_keys()
 
 
 def test_every_feature_says_what_it_is() -> None:

@@ -120,6 +120,17 @@ async def test_a_token_that_is_refused_ends_it_before_anything_is_made(stage: St
     assert not stage.cluster.objects
 
 
+async def test_a_namespace_that_exists_is_left_alone(stage: Stage) -> None:
+    """It is somebody else's: nothing is made in it, and it is not deleted."""
+    theirs = {"/api/v1/namespaces/scene": {"kind": "Namespace"}}
+    stage.cluster.objects |= theirs
+    async with stage.playing(stage.plan) as play:
+        with pytest.raises(kubernetes.ApiException, match="409"):
+            await play.run()
+
+    assert stage.cluster.objects == theirs
+
+
 def test_kubernetes_and_keda_take_what_is_made() -> None:
     """By the schemas of Kubernetes, by KEDA's rules and by ours."""
     plan = Plan("scene", "http://127.0.0.1:8080", TOKEN, "keda-scaler.keda:6000", "image")

@@ -6,6 +6,7 @@ again after resolution, and those that belong to this host or to the node's meta
 refused unless a network that holds them is allowed too.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -14,6 +15,7 @@ from typing import Self
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
+_NAME = re.compile(r"[-._a-z0-9]+", re.IGNORECASE)
 _LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 _METADATA = tuple(
     map(
@@ -55,10 +57,10 @@ class AddressRules:
                 networks.append(ip_network(entry))
                 continue
             except ValueError:
-                if "/" in entry or ":" in entry or not entry.strip() or " " in entry:
+                if not _NAME.fullmatch(entry):
                     raise ValueError(
                         f"{entry!r} is neither a host name nor an address nor a CIDR network "
-                        "(no scheme, no port, no host bits set)"
+                        "(no scheme, no port, no wildcard, no host bits set)"
                     ) from None
             hosts.add(entry.lower().rstrip("."))
             if entry.lower() == "localhost":
@@ -71,8 +73,8 @@ class AddressRules:
         if address is not None:
             return not self.holds(address)
         name = host.lower().rstrip(".")
-        if name.rpartition(".")[2][:1].isdigit():
-            return True  # 127.1 or 0x7f.1: an address to some resolvers, a name to others
+        if ":" in name or name.rpartition(".")[2][:1].isdigit():
+            return True  # v1.a:b, 127.1 or 0x7f.1: an address to some resolvers, a name to others
         return name not in self.hosts and not self.networks
 
     def allows_resolved(self, host: str, address: str) -> bool:

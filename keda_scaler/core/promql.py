@@ -17,7 +17,7 @@ MAX_OPERATIONS = 64
 deep they nest, and 64 of them a few hundredths of a second."""
 
 _TEXT = re.compile(
-    r"""#[^\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|`[^`]*`""",
+    r"""#[^\r\n]*|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|`[^`]*`""",
     re.DOTALL,
 )
 _MATCHERS = re.compile(r"\{[^}]*\}")

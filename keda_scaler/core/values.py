@@ -106,14 +106,14 @@ def one_of(accepted: Collection[str]) -> str:
 def parse_path(raw: Any) -> str:
     """Accept the path of a page, with or without a query."""
     given = str(raw).strip()
-    if not given.startswith("/") or not _is_plain(given) or "#" in given or len(given) > 1024:
+    if not given.startswith("/") or not _is_plain(given) or len(given) > 1024:
         raise ValueError("a path that starts with /, such as /metrics")
     return given
 
 
 def _is_plain(given: str) -> bool:
-    """Whether a text has nothing in it that URL parsers are known to disagree about."""
-    return given.isascii() and given.isprintable() and not set(given) & set(' \\"<>')
+    """Whether a text has no fragment, and nothing that URL parsers are known to disagree about."""
+    return given.isascii() and given.isprintable() and not set(given) & set('# \\"<>')
 
 
 def parse_port(raw: Any) -> str:
@@ -141,7 +141,7 @@ def parse_url(text: str) -> SplitResult:
         usable = False
     if len(text) > MAX_URL:
         raise ValueError(f"URLs of at most {MAX_URL} characters")
-    if not usable or not _is_plain(text) or "@" in url.netloc or url.fragment:
+    if not usable or not _is_plain(text) or "@" in url.netloc:
         raise ValueError("http or https URLs without credentials")
     return url
 
@@ -159,7 +159,8 @@ def parse_endpoints(raw: Any) -> tuple[str, ...]:
 def parse_server_address(raw: Any) -> str:
     """Accept the URL of a Prometheus, and cut the slash at its end off."""
     given = str(raw).strip().rstrip("/")
-    if parse_url(given).query:
+    parse_url(given)
+    if "?" in given:  # an empty one too: what is asked stands behind it
         raise ValueError("the URL of a Prometheus, without a query")
     return given
 

@@ -10,7 +10,9 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -38,6 +40,10 @@ MAX_OPEN = 1024
 """Pages that are fetched at a time, those that hang included. With all of them hanging, two hundred
 others still have their turn each second."""
 
+MAX_RESOLVED = 64
+"""Names that are looked up at a time; one that no name server answers takes a thread for seconds,
+whoever still waits for it."""
+
 IDLE_SECONDS = 75.0
 """How long a connection is kept open between two polls; the next poll is seldom later."""
 
@@ -45,25 +51,42 @@ _CHUNK = 1 << 16
 
 
 class CheckedResolver(AbstractResolver):
-    """Resolves names, and refuses addresses that the settings do not allow."""
+    """Resolves names, and refuses addresses that the settings do not allow.
+
+    It has threads of its own: the event loop looks up two names at a time, and two that are never
+    answered would hold up all others.
+    """
 
     def __init__(self, rules: AddressRules) -> None:
         self._rules = rules
-        self._resolver = aiohttp.ThreadedResolver()
+        self._threads = ThreadPoolExecutor(MAX_RESOLVED, thread_name_prefix="resolver")
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Resolve a name to the addresses that may be connected to."""
-        found = await self._resolver.resolve(host, port, family)
-        allowed = [entry for entry in found if self._rules.allows_resolved(host, entry["host"])]
+        kind, flags = socket.SOCK_STREAM, socket.AI_ADDRCONFIG
+        look_up = partial(socket.getaddrinfo, host, port, family, kind, flags=flags)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        allowed = [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=port,
+                family=found_family,
+                proto=proto,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for found_family, _, proto, _, address in found
+            if self._rules.allows_resolved(host, str(address[0]))
+        ]
         if not allowed:
             raise OSError(None, f"{host} resolves to an address that is not allowed")
         return allowed
 
     async def close(self) -> None:
-        """Close the resolver."""
-        await self._resolver.close()
+        """Close the resolver; a name that is being looked up keeps its thread."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class Places:
@@ -104,9 +127,10 @@ class Pages:
     def __init__(self, rules: AddressRules, clock: Clock) -> None:
         self._clock = clock
         self._places = Places()
+        self._resolver = CheckedResolver(rules)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                resolver=CheckedResolver(rules), limit=MAX_OPEN, keepalive_timeout=IDLE_SECONDS
+                resolver=self._resolver, limit=MAX_OPEN, keepalive_timeout=IDLE_SECONDS
             ),
             timeout=aiohttp.ClientTimeout(total=PAGE_SECONDS, connect=CONNECT_SECONDS),
             headers={"Accept": "text/plain;version=0.0.4,*/*;q=0.1"},
@@ -117,6 +141,7 @@ class Pages:
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
+        await self._resolver.close()
 
     async def fetch(self, url: str) -> Fetched:
         """Fetch a page.
@@ -133,6 +158,8 @@ class Pages:
                         raise PageError(f"the page answers HTTP {response.status}")
                     body = await _body(response)
                     return Fetched(body, response.headers.get("Content-Type", ""), at)
+            except aiohttp.ConnectionTimeoutError:
+                raise SourceError(f"no connection within {CONNECT_SECONDS:g} s") from None
             except TimeoutError:
                 raise SourceError(f"no answer within {PAGE_SECONDS:g} s") from None
             except aiohttp.ClientConnectorError as error:

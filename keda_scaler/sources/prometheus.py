@@ -17,11 +17,11 @@ from keda_scaler.sources.promapi import Prometheus, PrometheusServer
 from keda_scaler.sources.promrounds import Rounds, Target
 from keda_scaler.sources.sink import Clock, Recorder, Sink
 
-__all__ = ["PrometheusServer", "PrometheusSource"]
+MAX_SERVERS = 200
+"""Servers that triggers name by their address; each has threads of its own, so that one that hangs
+delays no other."""
 
-MAX_ADDRESSES = 50
-"""Prometheus servers that triggers name by `serverAddress`: each takes threads and connections, and
-a path makes another one of the same host."""
+__all__ = ["PrometheusServer", "PrometheusSource"]
 
 
 class PrometheusSource:
@@ -48,12 +48,7 @@ class PrometheusSource:
         self._shared: dict[tuple[PrometheusServer, AddressRules | None], _Shared] = {}
 
     async def run(self, namespace: str, trigger: Trigger, sink: Sink) -> None:
-        """Poll for one target until cancelled. Failures are told to the sink.
-
-        Raises:
-            SourceError: when too many servers are read already.
-
-        """
+        """Poll for one target until cancelled. Failures are told to the sink."""
         with self._borrow(trigger) as shared, self._joined(shared, namespace, trigger, sink):
             await asyncio.Event().wait()
 
@@ -67,7 +62,7 @@ class PrometheusSource:
         """Lend the Prometheus of a trigger. Targets share it; the last one closes it.
 
         Raises:
-            SourceError: when too many servers are read already.
+            SourceError: when there are too many.
 
         """
         with self._borrow(trigger) as shared:
@@ -83,9 +78,12 @@ class PrometheusSource:
         key = (server, rules)
         shared = self._shared.get(key)
         if shared is None:
-            by_address = sum(each is not None for _, each in self._shared)
-            if rules is not None and by_address >= MAX_ADDRESSES:
-                raise SourceError(f"triggers have {MAX_ADDRESSES} other values of serverAddress")
+            of_triggers = sum(given is not None for _, given in self._shared)
+            if rules is not None and of_triggers >= MAX_SERVERS:
+                raise SourceError(
+                    f"triggers name more than {MAX_SERVERS} addresses of Prometheus servers; "
+                    "name this one in the server's settings (--prometheus)"
+                )
             shared = _Shared(Prometheus(server, rules, clock=self._clock, wall=self._wall))
             self._shared[key] = shared
         shared.borrowers += 1

@@ -18,7 +18,7 @@ from keda_scaler.errors import SourceError
 from keda_scaler.sources.sink import Sink, TargetSink, WakeSink
 
 RESTART_SECONDS = 5.0
-"""Pause before a source that could not run, or failed by our own fault, is started again."""
+"""Pause before a source that failed by our own fault, or may not be read, is started again."""
 
 _log = structlog.get_logger()
 

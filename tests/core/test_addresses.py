@@ -94,6 +94,7 @@ def test_what_gives_out_credentials_is_never_reached_by_a_name(address: str) -> 
         *("127.1", "127.0.1", "2130706433", "0177.0.0.1", "0x7f000001", "0x7f.1", "127.0.0.1."),
         *("1.2.3.4.5", "00000177.1", "[::ffff:127.0.0.1]", "::127.0.0.1", "0", "0.0.0.0"),
         *("169.254.43518", "2852039166", "0251.0376.0251.0376", "[::1%25lo]", "::1%lo"),
+        "v1.a:b.engine.example",
     ],
 )
 def test_no_spelling_of_an_address_passes_for_a_name(host: str) -> None:
@@ -112,7 +113,7 @@ def test_endpoints_of_a_service_are_pods() -> None:
     assert AddressRules.parse(["127.0.0.0/8"]).allows_listed("127.0.0.1")
 
 
-@pytest.mark.parametrize("entry", ["http://x", "x:80", "10.0.0.1/8", "", "a b"])
+@pytest.mark.parametrize("entry", ["http://x", "x:80", "10.0.0.1/8", "", "a b", "*.x"])
 def test_a_wrong_entry_is_named(entry: str) -> None:
     """A setting that is neither a host nor a network is an error."""
     with pytest.raises(ValueError, match="neither a host name"):

@@ -53,6 +53,7 @@ def test_every_selector_is_bound(query: str, bound: str | None) -> None:
         ('up{a="b" or c="d"}', "without `or` between label matchers"),
         ("sum(info(up))", "without info()"),
         ("-" * MAX_OPERATIONS + "-up", f"at most {MAX_OPERATIONS} operators"),
+        ("#\r" + "-" * MAX_OPERATIONS + "-up", f"at most {MAX_OPERATIONS} operators"),
         ('#"\n' + "up+" * MAX_OPERATIONS + "up+up", f"at most {MAX_OPERATIONS} operators"),
     ],
 )

@@ -135,6 +135,8 @@ def test_all_problems_are_reported_at_once() -> None:
         ({"prometheus": "main", "selector": 'a="' + "b" * 1024 + '"'}, "at most 1024 characters"),
         ({"endpoints": " , "}, "1 to 64 comma-separated URLs"),
         ({"serverAddress": "http://10.0.0.1:9090/?q=1"}, "without a query"),
+        ({"serverAddress": "http://10.0.0.1/-/quit?"}, "without a query"),
+        ({"serverAddress": "http://10.0.0.1/-/quit#"}, "http or https URLs without credentials"),
         ({"serverAddress": "http://elsewhere.example.1e6"}, "not an address that the server's"),
     ],
 )

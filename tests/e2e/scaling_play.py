@@ -134,6 +134,7 @@ class Play:
             timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
         ) as session:
             await self._state(session)  # the first thing that fails when the addresses are wrong
+            await self._create_namespace()  # one that exists is not ours to delete
             try:
                 await self._create()
                 await self._play(session)
@@ -247,11 +248,13 @@ class Play:
             return {}
         return found
 
-    async def _create(self) -> None:
+    async def _create_namespace(self) -> None:
         namespace = kubernetes.V1Namespace(
             metadata=kubernetes.V1ObjectMeta(name=self.plan.namespace)
         )
         await self._core.create_namespace(namespace, _request_timeout=REQUEST_SECONDS)
+
+    async def _create(self) -> None:
         for group, version, plural, body in (
             ("apps", "v1", "deployments", self.plan.deployment()),
             ("keda.sh", "v1alpha1", "scaledobjects", self.plan.scaled_object()),
@@ -265,7 +268,7 @@ class Play:
     async def _delete(self) -> None:
         """Delete all of it: the ScaledObject first, while KEDA can still take its finalizer off."""
         scaled = ("keda.sh", "v1alpha1", self.plan.namespace, "scaledobjects", NAME)
-        with contextlib.suppress(kubernetes.ApiException, TimeoutError):
+        with contextlib.suppress(kubernetes.ApiException, aiohttp.ClientError, TimeoutError):
             async with asyncio.timeout(self.plan.patience):
                 await self._objects.delete_namespaced_custom_object(*scaled)
                 while await self._get("keda.sh", "v1alpha1", "scaledobjects", NAME):

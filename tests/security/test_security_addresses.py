@@ -1,12 +1,27 @@
 """Where triggers can make us connect to, once names are resolved and answers come."""
 
+import asyncio
+import socket
+import threading
+import time
+from typing import Any
+
 import pytest
 
-from hostile_servers import ALLOWED, FORBIDDEN, NAME, answer, listening, reader, resolving
+from hostile_servers import (
+    ALLOWED,
+    FORBIDDEN,
+    NAME,
+    RULES,
+    answer,
+    listening,
+    reader,
+    resolving,
+)
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.trigger import Accepts, parse_trigger
 from keda_scaler.errors import TriggerError
-from keda_scaler.sources.pages import Fetched
+from keda_scaler.sources.pages import MAX_RESOLVED, Fetched, Pages
 
 VECTOR = b'{"status":"success","data":{"resultType":"vector","result":[]}}'
 CLIENTS = pytest.mark.parametrize("kind", ["page", "prometheus"])
@@ -90,12 +105,38 @@ async def test_a_page_cannot_leave_anything_that_is_sent_later(
     assert not any(b"cookie" in request.lower() for request in allowed.requests)
 
 
+async def test_names_that_are_never_answered_hold_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A page whose name server is silent waits alone; others are found and read meanwhile."""
+    released = threading.Event()
+
+    def look_up(host: str, port: int, *_: Any, **__: Any) -> Any:
+        if host != NAME:
+            released.wait(20)
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (ALLOWED, port))]
+
+    async with listening(answer(b"up 1\n"), ALLOWED) as (port, _):
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        pages = Pages(RULES, time.monotonic)
+        urls = [f"http://silent-{number}.example/" for number in range(MAX_RESOLVED - 1)]
+        silent = [asyncio.create_task(pages.fetch(url)) for url in urls]
+        await asyncio.sleep(0)
+        try:
+            assert (await pages.fetch(f"http://{NAME}:{port}/")).body == b"up 1\n"
+            assert not any(each.done() for each in silent)
+        finally:
+            released.set()
+            await asyncio.gather(*silent, return_exceptions=True)
+            await pages.close()
+
+
 @pytest.mark.parametrize(
     "host",
     [
         *("127.1", "2130706433", "0x7f.0.0.1", "0177.0.0.1", "169.254.169.254", "[::1]"),
         *("[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "[fe80::1%25eth0]", "１２７.0.0.1"),  # noqa: RUF001  # full-width digits
-        *("127。0。0。1", "engine.example\\@127.0.0.1"),
+        *("127。0。0。1", "[v1.a:b]", "engine.example\\@127.0.0.1"),
         *("engine.example@127.0.0.1", "127.0.0.1#@engine.example", "127.0.0.1 @engine.example"),
     ],
 )

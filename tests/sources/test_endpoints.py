@@ -1,6 +1,7 @@
 """Endpoints: pages read directly, over real HTTP."""
 
 import contextlib
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +114,21 @@ async def test_a_page_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
         url = f"{engine.url}/metrics"
         async with reading(fast(endpoints=url)) as notebook:
             await notebook.until(lambda: notebook.queue(url) == "no answer within 0.2 s")
+
+
+@pytest.mark.blocks("a connection that nobody accepts is made at once")
+async def test_packets_that_are_dropped_are_not_taken_for_a_busy_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A NetworkPolicy that lets nothing through shows as a connection that never comes."""
+    monkeypatch.setattr(pages, "CONNECT_SECONDS", 0.2)
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+        socket.create_connection(full.getsockname()),
+    ):
+        url = f"http://127.0.0.1:{full.getsockname()[1]}/metrics"
+        async with reading(fast(endpoints=url)) as notebook:
+            await notebook.until(lambda: notebook.queue(url) == "no connection within 0.2 s")
 
 
 async def test_an_engine_that_is_gone_is_said_so() -> None:

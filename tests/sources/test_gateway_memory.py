@@ -46,8 +46,6 @@ class Lying:
         scraped = now - self.fake.scraped_ago
         if query == "max(timestamp(up))":
             return success([{"metric": {}, "value": [now, str(scraped)]}])
-        if query.startswith("slow"):
-            await asyncio.Event().wait()
         if query.startswith("max by (job, instance) (up{"):
             found = []
             if self.up is not None:
@@ -240,19 +238,6 @@ async def test_one_query_serves_all_targets_of_a_namespace(lying: Lying) -> None
     assert len(windows) <= (told + 1) * len(set(windows))
     assert len(sums) <= told + 1
     assert set(sums) == {'sum(x{namespace="models"})'}
-
-
-async def test_slow_own_queries_keep_no_gateway_waiting(lying: Lying) -> None:
-    """Of one namespace a Prometheus works on one, however many there are."""
-    lying.count = 1
-    async with source_of(lying) as source, contextlib.AsyncExitStack() as stack:
-        for number in range(2 * promapi.MAX_IN_FLIGHT):
-            keys = {"wakeFrom": "query", "wakeQuery": f"slow{number}"}
-            await stack.enter_async_context(reading(source, **keys))
-        await until(lambda: any(query.startswith("slow") for query in lying.fake.queries))
-        async with reading(source) as sink, asyncio.timeout(5):
-            await sink.until(lambda: sink.held == 0)
-        assert sum(query.startswith("slow") for query in lying.fake.queries) == 1
 
 
 async def test_a_prometheus_that_is_away_is_unknown(lying: Lying) -> None:

@@ -17,8 +17,7 @@ from keda_scaler import engines
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.signals import Signal
 from keda_scaler.errors import SourceError
-from keda_scaler.sources import promanswer, promapi
-from keda_scaler.sources import prometheus as module
+from keda_scaler.sources import promanswer, promapi, prometheus
 from keda_scaler.sources.promapi import MAX_IN_FLIGHT, Prometheus, PrometheusServer
 from keda_scaler.sources.prometheus import PrometheusSource
 from keda_scaler.sources.promrounds import MAX_BACKOFF_SECONDS, pause
@@ -199,24 +198,6 @@ async def test_one_that_hangs_does_not_delay_another(fake: FakePrometheus) -> No
         assert time.monotonic() - began < 2
 
 
-async def test_addresses_of_triggers_are_bounded(
-    fake: FakePrometheus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each has threads. Those of the settings do not count, and one that is let go makes room."""
-    monkeypatch.setattr(module, "MAX_ADDRESSES", 1)
-    source = source_of(fake)
-    first, second = (trigger_of(serverAddress=f"{fake.url}/{path}") for path in ("a", "b"))
-    with (
-        source.borrow(first),
-        source.borrow(first),
-        source.borrow(trigger_of()),
-        pytest.raises(SourceError, match="triggers have 1 other values of serverAddress"),
-    ):
-        await source.run("models", second, RememberingSink())
-    with source.borrow(second):
-        pass
-
-
 async def test_an_answer_is_bounded_in_bytes(fake: FakePrometheus) -> None:
     """A huge answer is not read to its end."""
     fake.answer = flood
@@ -361,6 +342,25 @@ async def test_addresses_are_judged_after_resolution(fake: FakePrometheus, schem
         "the address of Prometheus is not one that the server's settings allow (--allow-address)"
     )
     assert not fake.requests
+
+
+async def test_few_addresses_are_taken_from_triggers(
+    fake: FakePrometheus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes threads. A known one, and those of the settings, are read all the same."""
+    monkeypatch.setattr(prometheus, "MAX_SERVERS", 1)
+    source = PrometheusSource({"main": PrometheusServer(fake.url)}, RULES)
+    known, further = (trigger_of(serverAddress=f"{fake.url}/{path}") for path in "ab")
+    with (
+        source.borrow(known),
+        source.borrow(known),
+        source.borrow(trigger_of()),
+        pytest.raises(SourceError, match="more than 1 "),
+        source.borrow(further),
+    ):
+        pass
+    with source.borrow(further):
+        pass
 
 
 async def test_tls_needs_a_trusted_certificate(tmp_path: Path) -> None:

@@ -16,9 +16,12 @@ from keda_scaler.core.trigger import Trigger
 from keda_scaler.engines import queries
 from keda_scaler.errors import SourceError
 from keda_scaler.sources import promapi
+from keda_scaler.sources.gateways import GatewaysSource
+from keda_scaler.sources.kubernetes import ServiceDirectory
 from keda_scaler.sources.prometheus import PrometheusServer, PrometheusSource
 from prometheus_fake import FakePrometheus, success, vector
 from prometheus_sink import RULES, reading, trigger_of, until
+from wake_fixtures import WakeNotebook
 
 WORK, QUEUE = Signal.CONCURRENCY, Signal.QUEUE_DEPTH
 RARELY = {"pollSeconds": "3600", "staleSeconds": "3600"}
@@ -130,6 +133,34 @@ async def test_slow_queries_of_many_namespaces_leave_room(own: OwnSeries) -> Non
         await asyncio.gather(*slow)
     assert own.most == 2 * promapi.MAX_OWN_IN_FLIGHT
     prometheus.close()
+
+
+async def test_a_slow_query_to_wake_from_is_nobody_elses_trouble(own: OwnSeries) -> None:
+    """However many there are, replicas are read meanwhile, and so are other own queries, and those
+    to wake from of another namespace.
+    """
+    source = source_of(own)
+    gateways = GatewaysSource(RULES, ServiceDirectory(), source, lambda *_: None)
+    slow = [
+        trigger_of(wakeFrom="query", wakeQuery=f"slow * {number}")
+        for number in range(2 * promapi.MAX_IN_FLIGHT)
+    ]
+    tasks = [asyncio.create_task(gateways.run("a", "x", each, WakeNotebook())) for each in slow]
+    waking = WakeNotebook()
+    fine = trigger_of(wakeFrom="query", wakeQuery="fine")
+    await until(lambda: own.waiting)
+    tasks.append(asyncio.create_task(gateways.run("b", "x", fine, waking)))
+    async with (
+        reading(source, "plain", trigger_of()) as plain,
+        reading(source, "b", trigger("fine")) as other,
+    ):
+        await until(lambda: plain.listings and other.number("pod-0", WORK) == 4)
+        await until(lambda: waking.held == 4)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await gateways.aclose()
+    assert own.most == 1
 
 
 async def test_whose_turn_never_comes_is_told_so(

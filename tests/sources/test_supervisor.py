@@ -46,7 +46,7 @@ class World:
     def __init__(self) -> None:
         self.running: list[str] = []
         self.broken: set[str] = set()
-        self.error: Exception = RuntimeError("a fault")
+        self.error: Exception = RuntimeError("broken")
         self.closed: list[str] = []
         self.sink = Told()
         self.supervisor = Supervisor(
@@ -155,17 +155,17 @@ async def test_a_source_that_fails_is_started_again(world: World, what: str, of:
     assert len(logs) == 1
 
 
-async def test_a_source_that_cannot_run_says_why(world: World) -> None:
-    """That is no fault of ours: it is not logged as one, and is tried again."""
+async def test_a_source_that_may_not_be_read_says_why(world: World) -> None:
+    """That is no fault of ours, and not in the log; it is tried again likewise."""
     world.broken.add("prometheus")
-    world.error = SourceError("too many servers")
+    world.error = SourceError("there are too many")
     with capture_logs() as logs:
         world.supervisor.follow("a", "b", trigger_of(prometheus="main"), world.sink)
         await asyncio.sleep(0.1)
         world.broken.clear()
         await asyncio.sleep(1.3 * RESTART_SECONDS)
 
-    assert world.sink.reasons == ["replicas: too many servers"]
+    assert world.sink.reasons == ["replicas: there are too many"]
     assert world.running == ["prometheus a"]
     assert not logs
 

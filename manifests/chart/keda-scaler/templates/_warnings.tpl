@@ -23,6 +23,9 @@
 {{- if and (or .allowAddress .reports.redis.url) (not .networkPolicy.extraEgress) }}
 - networkPolicy lets out to no address of {{ if .allowAddress }}allowAddress{{ else }}reports.redis.url{{ end }}. Set networkPolicy.extraEgress.
 {{- end }}
+{{- if and .prometheus (not .networkPolicy.prometheus) (not .networkPolicy.extraEgress) }}
+- networkPolicy lets out to no Prometheus. Set networkPolicy.prometheus or networkPolicy.extraEgress.
+{{- end }}
 {{- if and .reports.tokens.secret (not .networkPolicy.http) }}
 - networkPolicy lets in no one who reports. Set networkPolicy.http.
 {{- end }}
