@@ -41,6 +41,7 @@ SUMMARY = told.Summary(
     replicas_listed_missing=None,
     replicas_answering=1,
     replicas_wanted=3,
+    asked_age_seconds=4.0,
     signals=(),
 )
 
