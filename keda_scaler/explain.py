@@ -3,6 +3,7 @@
 Exit codes: 0 when it could be told, 1 when not: no such target, no such scaler, no right to know.
 """
 
+import sys
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -66,7 +67,7 @@ def explain_command(
         answer = msgspec.json.decode(body, type=_Answer)
     except msgspec.DecodeError as error:
         raise ExplainError(f"{address} gave no answer of a keda-scaler: {error}") from error
-    console = Console(soft_wrap=output == "json")
+    console = Console(width=None if sys.stdout.isatty() else 160, soft_wrap=output == "json")
     if output == "json":
         console.print(body.decode(), markup=False, highlight=False)
         return
