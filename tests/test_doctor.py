@@ -286,6 +286,16 @@ async def test_what_is_wrong(break_it: Break, expected: list[tuple[str, str, str
     assert exit_code(checks.values()) == int(any(c.status == "fail" for c in checks.values()))
 
 
+async def test_idle_replicas_have_to_be_woken_too() -> None:
+    """KEDA goes below minReplicaCount, down to idleReplicaCount."""
+    async with scene() as it:
+        await _nothing_wakes(it)
+        text = manifest(it.trigger, minimum=1).replace("spec:", "spec:\n  idleReplicaCount: 0")
+        checks = await it.checks(scaled_object=parse_scaled_object(text))
+    assert checks["wake"].status is Status.FAIL
+    assert "nothing wakes it" in checks["wake"].says
+
+
 async def test_not_applied_yet() -> None:
     """A ScaledObject that the cluster does not have is a warning, and the rest is checked."""
     async with scene() as it:
