@@ -13,6 +13,7 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
+from keda_scaler.core.decision import Reason, State
 from keda_scaler.telemetry import Telemetry
 from keda_scaler.telemetry.families import OF_SCALER, OF_TARGETS
 from telemetry_page import numbers, promtool, real_page
@@ -126,6 +127,22 @@ def test_every_label_that_is_selected_by_is_one_of_the_metric() -> None:
         for selector in selectors(query):
             used = {matcher.name for matcher in selector.matchers.matchers}
             assert used <= labels.get(selector.name or "", FROM_PROMETHEUS), query
+
+
+def test_every_state_and_reason_that_is_selected_by_exists() -> None:
+    """Likewise."""
+    words: dict[str, set[str]] = {"state": set(State), "reason": set(Reason)}
+    used = {
+        (matcher.name, word)
+        for query in queries()
+        for selector in selectors(query)
+        for matcher in selector.matchers.matchers
+        if matcher.name in words
+        for word in matcher.value.split("|")
+    }
+
+    assert len(used) >= 9
+    assert not {(name, word) for name, word in used if word not in words[name]}
 
 
 # Alerts
