@@ -126,6 +126,12 @@ def test_a_bad_way_down(looks: tuple[Look, ...]) -> None:
     assert not scale_down(looks, PLAN).is_kept
 
 
+def test_clients_that_begin_late_find_it_asleep() -> None:
+    """That is no way down: what was before a replica had their requests does not count."""
+    asleep = (ONE, replace(ZERO, at=5.0), replace(ZERO, at=6.0, arrived=6, under_way=1))
+    assert scale_down((*asleep, *DOWN[1:]), PLAN) == scale_down(DOWN, PLAN)
+
+
 @pytest.mark.parametrize(
     "phase",
     [

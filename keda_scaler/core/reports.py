@@ -11,7 +11,7 @@ Times are monotonic seconds of whoever keeps the reports.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from keda_scaler.core.readings import Missing
@@ -28,7 +28,7 @@ SILENT_SECONDS = 300.0
 then, and one that is gone for good does not keep a model awake for ever."""
 
 SWEEP_SECONDS = 10.0
-"""How often all that is forgotten is let go of."""
+"""How often at most all that is forgotten is let go of, when the cap is reached."""
 
 NO_REPORT = "no report, or none within its ttlSeconds"
 
@@ -131,7 +131,6 @@ class Ledger:
             TooManyReportsError: when a cap is reached.
 
         """
-        self._sweep(now)
         changed: dict[ScaledObject, dict[str, Statement]] = {}
         for report in reports:
             if report.about not in changed:
@@ -141,13 +140,20 @@ class Ledger:
             known[report.reporter] = Statement(report.waiting, report.running, expires_at)
             if len(known) > MAX_REPORTERS:
                 raise too_many_reporters(report.about)
-        new = sum(about not in self._statements for about in changed)
-        if new and len(self) + new > MAX_REPORTED:
-            raise too_many_reported()
+        if self._is_full(changed):
+            self._sweep(now)
+            if self._is_full(changed):
+                raise too_many_reported()
         self._statements |= changed
         return list(changed)
 
+    def _is_full(self, changed: Collection[ScaledObject]) -> bool:
+        """Whether there is no room for those of them that are new."""
+        new = sum(about not in self._statements for about in changed)
+        return new > 0 and len(self) + new > MAX_REPORTED
+
     def _sweep(self, now: float) -> None:
+        """Drop what is forgotten. That takes time, and only the cap needs it: nothing tells it."""
         if now < self._swept_at + SWEEP_SECONDS:
             return
         self._swept_at = now

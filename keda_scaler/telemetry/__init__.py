@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import TextIO, cast
 
 import grpc
+import msgspec
 import structlog
 from prometheus_client import (
     CollectorRegistry,
@@ -45,12 +46,17 @@ def configure_logging() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info if not readable else structlog.dev.set_exc_info,
-            console if readable else structlog.processors.JSONRenderer(),
+            console if readable else structlog.processors.JSONRenderer(_json),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", Lines(sys.stderr))),
         cache_logger_on_first_use=True,
     )
+
+
+def _json(event: Mapping[str, object], **_: object) -> str:
+    """Write a line of the log; what JSON has no form for as Python shows it."""
+    return msgspec.json.encode(event, enc_hook=repr).decode()
 
 
 def _line(decision: Decision) -> tuple[object, ...]:
