@@ -129,7 +129,15 @@ class Target:
         """Give what there is to explain, as of this instant."""
         decision = self.decision()
         view = View(self.trigger, self.snapshot, self._clock())
-        return Known(self.namespace, self.name, view, self._memory, decision, self._history)
+        return Known(
+            self.namespace,
+            self.name,
+            view,
+            self._memory,
+            decision,
+            self._history,
+            self.asked_at,
+        )
 
     def health(self) -> Health:
         """Say how what it is read from is doing; cheap, whatever its replicas are."""

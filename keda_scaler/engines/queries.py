@@ -131,7 +131,8 @@ def _numbers(
             what = "one series for all replicas nor one for each, with a label pod or instance"
             return dict.fromkeys(replicas, Missing(f"{key} gives neither {what}"))
         share = len(replicas) if signal not in RATIOS | LATENCIES else 1
-        return dict.fromkeys(replicas, of_all[0] / max(1, share))
+        number = of_all[0]  # if it is negative that is shown, and no half of it that is -0
+        return dict.fromkeys(replicas, number / max(1, share) if number > 0 else number)
     return {name: _only(key, by_name.get(name, ())) for name in replicas}
 
 

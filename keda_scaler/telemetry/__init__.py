@@ -165,13 +165,14 @@ class Telemetry:
         self._reload_ok.set(result != "error")
 
     def decided(self, target: Target, before: Decision | None, decision: Decision) -> None:
-        """Log a decision whose state or reason changed: one line with the reason."""
+        """Log a decision whose state, reason or engines changed: one line with the reason."""
         if decision.warnings and (before is None or before.warnings != decision.warnings):
             for text in decision.warnings:
                 _log.warning("trigger", namespace=target.namespace, name=target.name, text=text)
         if before is not None and _line(before) == _line(decision):
             return
-        self._decisions.labels(decision.state, decision.reason).inc()
+        if before is None or _line(before)[:2] != _line(decision)[:2]:
+            self._decisions.labels(decision.state, decision.reason).inc()
         _log.info(
             "decision",
             namespace=target.namespace,

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keda_scaler.core.matchers import parse_selector
@@ -256,6 +256,7 @@ answers = st.lists(
 
 
 @given(st.sampled_from((QUEUE, WORK, MEMORY, LATENCY)), answers)
+@example(QUEUE, [Sample("", {}, -5e-324, 0.0)])
 def test_whatever_comes_a_value_is_one_that_was_given(signal: Signal, answer: list[Sample]) -> None:
     """No answer makes up a number, and the parts of a sum are never more than it."""
     readings = told(signal, *answer)
