@@ -37,7 +37,6 @@ READ_SECONDS = 8.0
 MAX_PAGES = 32
 """Pages whose names are looked at."""
 
-_UNREAD = Missing("Prometheus does not say when it was scraped")
 _STAYS_UNREAD = "give `engine`, or read docs/engines.md for what each one prints"
 
 
@@ -311,7 +310,7 @@ def _families(
     missing: dict[str, list[str]] = {}
     near: dict[str, None] = {}
     for signal in families.wanted(trigger):
-        readings = [readings.get(signal, _UNREAD) for readings, _ in answers.values()]
+        readings = [readings[signal] for readings, _ in answers.values()]
         absent = next((it for it in readings if isinstance(it, Missing)), None)
         if absent is not None:
             missing.setdefault(absent.reason, []).append(signal)
