@@ -8,6 +8,8 @@ PROTO_FLAGS := -Ikeda_scaler/pb=protos keda_scaler/pb/externalscaler.proto keda_
 DOCKER ?= docker
 IMAGE ?= keda-scaler
 BASE ?= $(shell sed -n 's/^ARG BASE=//p' Dockerfile)
+# What is tested is what is installed: the wheel, and not the working tree.
+WHEEL := $(CURDIR)/.cache/wheel
 # The longest, which wait more than they work; then four workers are done at about the same time.
 FIRST = $(wildcard tests/test_benchmark*.py)
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' keda_scaler/__init__.py)
@@ -28,7 +30,8 @@ demo: $(VENV)/runtime  ## install, and watch a model scale from 0 to N and back
 test: check tools  ## install everything, and run all that CI runs
 	$(BIN)/coverage run -m pytest tests/core tests/engines tests/gateways
 	$(BIN)/coverage report
-	$(BIN)/pytest -n 4 --dist loadgroup $(FIRST) tests --ignore tests/core --ignore tests/engines --ignore tests/gateways
+	rm -rf $(WHEEL) && $(PIP) install --no-deps --no-build-isolation --no-index --target $(WHEEL) .
+	PYTHONPATH=$(WHEEL) $(BIN)/pytest -n 4 --dist loadgroup $(FIRST) tests --ignore tests/core --ignore tests/engines --ignore tests/gateways
 
 verify: $(VENV)/dev  ## put the simulated stack under load, and check what scaling promises; 3.5 minutes
 	@$(BIN)/python tests/load/verify.py --record build/verify

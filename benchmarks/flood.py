@@ -19,6 +19,7 @@ from pathlib import Path
 
 import keda_calls
 from fleet import BenchmarkError, environment, servers
+from fleet_calls import NAMESPACES
 from fleet_client import Chain, FleetClient, Played, Request
 from http2 import ProtocolError
 from keda_calls import METRIC
@@ -80,7 +81,7 @@ def _play(
 
 def _known(url: str, seconds: float) -> list[Chain]:
     calls = [
-        Request(_KNOWN, keda_calls.metrics_request(_reference(f"known-{number}", url), METRIC))
+        Request(_KNOWN, keda_calls.metrics_request(_reference(number, "known", url), METRIC))
         for number in range(KNOWN)
     ]
     count = round(seconds * KNOWN_PER_SECOND)
@@ -89,14 +90,16 @@ def _known(url: str, seconds: float) -> list[Chain]:
 
 def _flood(url: str, names: int) -> list[Chain]:
     return [
-        Chain(number / FLOOD_PER_SECOND, [Request(_MADE_UP, _reference(f"made-up-{number}", url))])
+        Chain(number / FLOOD_PER_SECOND, [Request(_MADE_UP, _reference(number, "made-up", url))])
         for number in range(names)
     ]
 
 
-def _reference(name: str, url: str) -> bytes:
+def _reference(number: int, kind: str, url: str) -> bytes:
     given = {**keda_calls.metadata(url, 5), "onUnknown": "hold"}
-    reference = pb.ScaledObjectRef(name=name, namespace="default", scalerMetadata=given)
+    reference = pb.ScaledObjectRef(
+        name=f"{kind}-{number}", namespace=f"team-{number % NAMESPACES}", scalerMetadata=given
+    )
     return reference.SerializeToString()
 
 

@@ -3,6 +3,7 @@
 Exit codes: 0 when it could be told, 1 when not: no such target, no such scaler, no right to know.
 """
 
+import sys
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 import requests
 import typer
+import urllib3
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +23,7 @@ from keda_scaler.core.words import (
     asks,
     condition,
     duration,
+    plain,
     quantity,
     reading,
     replicas_text,
@@ -60,14 +63,14 @@ def explain_command(
     if output not in {"text", "json"}:
         raise ExplainError(f"--output: got {output!r}; accepted: text or json")
     body = fetch(address, target, _token(token_file))
-    console = Console(soft_wrap=output == "json")
-    if output == "json":
-        console.print(body.decode(), markup=False, highlight=False)
-        return
     try:
         answer = msgspec.json.decode(body, type=_Answer)
     except msgspec.DecodeError as error:
         raise ExplainError(f"{address} gave no answer of a keda-scaler: {error}") from error
+    console = Console(width=None if sys.stdout.isatty() else 160, soft_wrap=output == "json")
+    if output == "json":
+        console.print(body.decode(), markup=False, highlight=False)
+        return
     for explanation in answer.targets:
         if timeline:
             print_timeline(explanation, console)
@@ -85,7 +88,7 @@ def fetch(address: str, target: str, token: str | None) -> bytes:
     namespace, _, name = target.partition("/")
     if not namespace or not name:
         raise ExplainError(f"got {target!r}; accepted: NAMESPACE/NAME of a ScaledObject")
-    if urlsplit(address).scheme not in {"http", "https"} or not urlsplit(address).netloc:
+    if not _is_url(address):
         raise ExplainError(f"--address: got {address!r}; accepted: a URL, http://HOST:PORT")
     url = f"{address.rstrip('/')}/targets/{quote(namespace, safe='')}/{quote(name, safe='')}"
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -95,13 +98,22 @@ def fetch(address: str, target: str, token: str | None) -> bytes:
         ) as answer:
             body = answer.raw.read(MAX_ANSWER_BYTES + 1, decode_content=True)
             if answer.status_code != 200:
-                said = body[:2000].decode(errors="replace").strip()
-                raise ExplainError(f"{address} answers {answer.status_code}: {said}")
-    except (requests.RequestException, OSError) as error:
+                said = body[:2000].decode(errors="replace").strip().splitlines()
+                text = "\n".join(map(plain, said))
+                raise ExplainError(f"{address} answers {answer.status_code}: {text}")
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise ExplainError(f"{address} does not answer: {_why(error)}") from error
     if len(body) > MAX_ANSWER_BYTES:
         raise ExplainError(f"{address} answers with over {MAX_ANSWER_BYTES} bytes")
     return bytes(body)
+
+
+def _is_url(address: str) -> bool:
+    try:
+        url = urlsplit(address)
+    except ValueError:  # brackets that do not close
+        return False
+    return url.scheme in {"http", "https"} and bool(url.netloc)
 
 
 def _why(error: BaseException) -> str:
@@ -130,21 +142,22 @@ def _token(file: Path | None) -> str | None:
 def print_explanation(target: told.Explanation, console: Console) -> None:
     """Print everything of a target, and its last changes."""
     console.print(_head(target))
-    console.print(Text(f"  to do: {target.to_do}"))
+    console.print(_text(f"  to do: {target.to_do}"))
     for warning in target.warnings:
-        console.print(Text(f"  warning: {warning}", style="yellow"))
-    console.print(Text(f"  replicas: {replicas_text(target)}"))
-    console.print(Text(f"  to zero: {to_zero(target)}"))
+        console.print(_text(f"  warning: {warning}", style="yellow"))
+    console.print(_text(f"  replicas: {replicas_text(target)}"))
+    console.print(_text(f"  to zero: {to_zero(target)}"))
+    console.print(_text(f"  asked about: {duration(target.asked_age_seconds)} ago"))
     for bound in target.bound_by:
         left = "" if bound.seconds_left is None else f" ({duration(bound.seconds_left)} left)"
-        console.print(Text(f"  {bound.what}: {bound.text}{left}"))
+        console.print(_text(f"  {bound.what}: {bound.text}{left}"))
     if target.demand is not None:
-        console.print(Text(f"  {_demand(target.demand)}"))
+        console.print(_text(f"  {_demand(target.demand)}"))
     console.print(_signals(target))
     if target.replicas:
         console.print(_replicas(target))
     if target.replicas_left_out:
-        console.print(Text(f"  and {target.replicas_left_out} replicas more"))
+        console.print(_text(f"  and {target.replicas_left_out} replicas more"))
     console.print(_timeline("last changes (--timeline: all)", list(target.changes[:5])))
 
 
@@ -184,10 +197,10 @@ def _moved(before: told.Sample, after: told.Sample) -> str:
 
 def _head(target: told.Explanation) -> Text:
     return Text.assemble(
-        (f"{target.namespace}/{target.name}", "bold"),
+        _text(f"{target.namespace}/{target.name}", style="bold"),
         ": ",
-        (target.state, _COLOURS.get(target.state, "")),
-        f", {target.reason} for {duration(target.since_seconds)}: {target.text}",
+        _text(target.state, style=_COLOURS.get(target.state, "")),
+        _text(f", {target.reason} for {duration(target.since_seconds)}: {target.text}"),
     )
 
 
@@ -210,7 +223,7 @@ def _signals(target: told.Explanation) -> Table:
             quantity(signal.target, signal.unit),
             asks(signal).removeprefix("asks for "),
         )
-        table.add_row(*(Text(cell, style=style) for cell in cells))
+        table.add_row(*(_text(cell, style=style) for cell in cells))
     return table
 
 
@@ -218,7 +231,7 @@ def _replicas(target: told.Explanation) -> Table:
     table = _table("replica", "is", *(each.signal for each in target.replicas[0].readings))
     for replica in target.replicas:
         cells = (replica.name, condition(replica), *map(reading, replica.readings))
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(_text(cell) for cell in cells))
     return table
 
 
@@ -227,18 +240,22 @@ def _timeline(title: str, changes: list[told.Change]) -> Table:
     for change in changes:
         at = datetime.fromtimestamp(change.unix_seconds, UTC)
         table.add_row(
-            Text(f"{at:%H:%M:%S}Z, {duration(change.seconds_ago)} ago"),
-            Text(change.state, style=_COLOURS.get(change.state, "")),
-            Text(change.reason),
-            Text(change.text),
-            Text(f"{change.replicas_wanted}"),
-            Text(f"{change.replicas_answering}"),
+            _text(f"{at:%H:%M:%S}Z, {duration(change.seconds_ago)} ago"),
+            _text(change.state, style=_COLOURS.get(change.state, "")),
+            _text(change.reason),
+            _text(change.text),
+            _text(f"{change.replicas_wanted}"),
+            _text(f"{change.replicas_answering}"),
         )
     return table
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(plain(text), style=style)
 
 
 def _table(*heads: str, title: str | None = None) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=True)
     for head in heads:
-        table.add_column(Text(head, style="dim"), overflow="fold")
+        table.add_column(_text(head, style="dim"), overflow="fold")
     return table

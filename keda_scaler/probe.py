@@ -266,7 +266,7 @@ def _read_pem(path: Path) -> bytes:
         raise ScaledObjectError(f"{path}: {error.strerror or error}") from error
 
 
-def _console(*, records: bool) -> Console:
+def standard_output(*, records: bool) -> Console:
     """Give standard output; where it is no terminal, wide enough that tables keep their lines."""
     return Console(width=None if sys.stdout.isatty() else 160, record=records)
 
@@ -334,7 +334,7 @@ def probe_command(  # noqa: PLR0913  # one parameter for each option of the comm
             output=output,
             tls=read_tls(ca_file, cert_file, key_file),
         )
-        console = _console(records=record is not None)
+        console = standard_output(records=record is not None)
         code = asyncio.run(probe(scaled_object, options, console, reports.append))
         if record is not None:
             write(record, _observed(reports[0], raw, console.export_text()), datetime.now(UTC))

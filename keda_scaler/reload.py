@@ -65,11 +65,16 @@ class Reloader:
 
     async def _reload(self, *, asked: bool) -> None:
         try:
-            found = await asyncio.to_thread(self._origin.load)
+            await self._read_again(asked=asked)
         except SettingsError as error:
             _log.error("settings are wrong, those before stay", problems=str(error))
             self._record("error")
-            return
+        except Exception:  # noqa: BLE001  # the old settings go on; later ones may be right
+            _log.exception("settings were not taken up by our fault; please report it")
+            self._record("error")
+
+    async def _read_again(self, *, asked: bool) -> None:
+        found = await asyncio.to_thread(self._origin.load)
         settings, changed, refused = taken_up(self._settings, found)
         for name in refused:
             _log.warning("a setting has changed and needs a restart", setting=name)
@@ -78,12 +83,7 @@ class Reloader:
             if asked:
                 _log.info("settings were read again, nothing to take up")
             return
-        try:
-            await self._take_up(settings)
-        except Exception:  # noqa: BLE001  # the old settings go on; later ones may be right
-            _log.exception("settings were not taken up by our fault; please report it")
-            self._record("error")
-            return
+        await self._take_up(settings)
         self._settings = settings
         _log.info("settings were taken up", changed=changed)
         self._record("ok")

@@ -10,6 +10,7 @@ Rules
 import asyncio
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,9 @@ from keda_scaler.sources.sink import Answer, Clock
 
 MAX_TARGETS = 20_000
 """Four times the largest fleet that we measure with."""
+
+MAX_TARGETS_OF_NAMESPACE = 5_000
+"""A quarter of them: whoever makes ScaledObjects up in one namespace leaves the others room."""
 
 FORGET_SECONDS = 600.0
 """A target nobody asked about for this long is dropped: KEDA never says goodbye."""
@@ -125,7 +129,15 @@ class Target:
         """Give what there is to explain, as of this instant."""
         decision = self.decision()
         view = View(self.trigger, self.snapshot, self._clock())
-        return Known(self.namespace, self.name, view, self._memory, decision, self._history)
+        return Known(
+            self.namespace,
+            self.name,
+            view,
+            self._memory,
+            decision,
+            self._history,
+            self.asked_at,
+        )
 
     def health(self) -> Health:
         """Say how what it is read from is doing; cheap, whatever its replicas are."""
@@ -401,6 +413,8 @@ class Store:
         self._observe = observe
         self._clock = clock
         self._targets: dict[Key, tuple[Target, Callable[[], None]]] = {}
+        self._by_namespace: Counter[str] = Counter()
+        """How many of them each namespace has."""
         self.made = 0
         """Targets that there have been so far."""
         self.forgotten = 0
@@ -430,34 +444,45 @@ class Store:
         """Begin to follow a target.
 
         Raises:
-            TooManyTargetsError: when the cap is reached.
+            TooManyTargetsError: when a cap is reached.
 
         """
-        self.require_room()
+        self.require_room(namespace)
         target = Target(namespace, name, trigger, self._clock, self._observe)
         self.made += 1
         self._targets[key] = (target, self._follow(target))
+        self._by_namespace[namespace] += 1
         return target
 
-    def require_room(self) -> None:
-        """Ask whether one more target can be followed.
+    def require_room(self, namespace: str) -> None:
+        """Ask whether one more target of a namespace can be followed.
 
         Raises:
-            TooManyTargetsError: when the cap is reached.
+            TooManyTargetsError: when a cap is reached.
 
         """
         if len(self._targets) >= MAX_TARGETS:
             raise TooManyTargetsError(f"{MAX_TARGETS} targets are followed already")
+        if self._by_namespace[namespace] >= MAX_TARGETS_OF_NAMESPACE:
+            raise TooManyTargetsError(
+                f"{MAX_TARGETS_OF_NAMESPACE} targets of namespace {namespace} are followed already"
+            )
 
     def forget(self) -> None:
         """Drop the targets that nobody asked about for `FORGET_SECONDS`."""
         now = self._clock()
         for key, (target, stop) in list(self._targets.items()):
             if not target.streams and now >= target.asked_at + FORGET_SECONDS:
-                del self._targets[key]
                 self.forgotten += 1
                 stop()
-                target.close()
+                self._drop(key, target)
+
+    def _drop(self, key: Key, target: Target) -> None:
+        del self._targets[key]
+        self._by_namespace[target.namespace] -= 1
+        if not self._by_namespace[target.namespace]:
+            del self._by_namespace[target.namespace]
+        target.close()
 
     def keys(self) -> list[Key]:
         """Give the key of every target."""
@@ -474,8 +499,7 @@ class Store:
             try:
                 target.change(parse(key))
             except TriggerError:
-                del self._targets[key]
-                target.close()
+                self._drop(key, target)
             else:
                 self._targets[key] = (target, follow(target))
 
@@ -485,3 +509,4 @@ class Store:
             stop()
             target.close()
         self._targets.clear()
+        self._by_namespace.clear()

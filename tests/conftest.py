@@ -3,10 +3,13 @@
 import asyncio
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import settings
+
+import keda_scaler
 
 pytest_plugins = ["gpu_fixtures"]
 
@@ -14,6 +17,11 @@ settings.register_profile("default", deadline=None, max_examples=100)
 settings.register_profile("ci", deadline=None, max_examples=200, derandomize=True)
 settings.register_profile("fuzz", deadline=None, max_examples=20_000, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def pytest_report_header() -> str:
+    """Say which package is tested: `make test` has the wheel tested, an editor the working tree."""
+    return f"keda_scaler: {Path(keda_scaler.__file__).parent}"
 
 
 def pytest_configure() -> None:

@@ -17,6 +17,7 @@ from keda_scaler.settings import load_settings
 from keda_scaler.telemetry.families import OF_TARGET
 from metrics_page import Page, capture
 from prometheus_server import tool_binary
+from wake_fixtures import GatewayPage, queue
 
 if TYPE_CHECKING:  # the stubs have it, the generated module does not
     from keda_scaler.pb.externalscaler_pb2_grpc import ExternalScalerAsyncStub
@@ -72,7 +73,8 @@ async def ask(stub: "ExternalScalerAsyncStub", ref: pb.ScaledObjectRef) -> None:
 async def real_page() -> str:
     """Give the page of a scaler that has been asked everything, with a series of every metric."""
     busy, idle = Page(capture("busy-queue")), Page(capture("idle-after"))
-    for page in (busy, idle):
+    gateway = GatewayPage(queue(0))
+    for page in (busy, idle, gateway):
         await page.start()
     async with (
         App(load_settings(SETTINGS)) as app,
@@ -80,9 +82,12 @@ async def real_page() -> str:
         aiohttp.ClientSession() as session,
     ):
         stub = ExternalScalerStub(channel)
+        host, port = gateway.address.split(":")
+        wake = {"wakeFrom": "epp", "wakeService": host, "wakePort": port}
+        wake["wakeSelector"] = 'target_model_name="llama"'
         metadata = {
             "busy": {"endpoints": busy.url},
-            "idle": {"endpoints": idle.url, "idleSeconds": "60"},
+            "idle": {"endpoints": idle.url, "idleSeconds": "60", **wake},
             "silent": {"endpoints": "http://127.0.0.1:9/metrics"},
             "wrong": {"endpoint": busy.url},
         }
@@ -102,6 +107,6 @@ async def real_page() -> str:
             text = await answer.text()
         for stream in streams:
             stream.cancel()
-    for page in (busy, idle):
+    for page in (busy, idle, gateway):
         await page.stop()
     return text

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
+from keda_scaler.core.decision import Reason, State
+from keda_scaler.telemetry import Telemetry
 from keda_scaler.telemetry.families import OF_SCALER, OF_TARGETS
 from telemetry_page import numbers, promtool, real_page
 
@@ -26,6 +28,7 @@ FROM_PROMETHEUS = {"instance", "job", "namespace"}
 TARGET = {"namespace": "models", "name": "llama"}
 OURS = 'namespace="models",name="llama",trigger="00000000"'
 POLLS = 'keda_scaler_rpcs_total{method="GetMetrics",code="OK"}'
+POLLS_OF = 'keda_scaler_rpcs_total{{method="GetMetrics",code="OK",instance="{}"}}'
 READS = 'keda_scaler_read_seconds_count{{source="endpoints",result="{}"}}'
 AGE = f"keda_scaler_target_reading_age_seconds{{{OURS}}}"
 STALE_AFTER = f"keda_scaler_target_stale_after_seconds{{{OURS}}}"
@@ -126,6 +129,22 @@ def test_every_label_that_is_selected_by_is_one_of_the_metric() -> None:
             assert used <= labels.get(selector.name or "", FROM_PROMETHEUS), query
 
 
+def test_every_state_and_reason_that_is_selected_by_exists() -> None:
+    """Likewise."""
+    words: dict[str, set[str]] = {"state": set(State), "reason": set(Reason)}
+    used = {
+        (matcher.name, word)
+        for query in queries()
+        for selector in selectors(query)
+        for matcher in selector.matchers.matchers
+        if matcher.name in words
+        for word in matcher.value.split("|")
+    }
+
+    assert len(used) >= 9
+    assert not {(name, word) for name, word in used if word not in words[name]}
+
+
 # Alerts
 
 
@@ -182,6 +201,17 @@ def test_an_alert_does_not_fire(rule: Any, tmp_path: Path) -> None:
     """While all is well, and for what passes by itself."""
     for series in QUIET[rule["alert"]]:
         check(tmp_path, rule, series, {f"{minute}m": [] for minute in range(0, 61, 2)})
+
+
+async def test_a_restart_that_keda_does_not_reach_is_no_excuse(tmp_path: Path) -> None:
+    """The count of a fresh scaler is 0 and not absent: also after a restart the alert fires."""
+    (rule,) = (rule for rule in RULES if rule["alert"] == "KedaScalerNoPolls")
+    fresh = b"".join([piece async for piece in Telemetry().exposition()]).decode()
+    before, after = POLLS_OF.format("before"), POLLS_OF.format("after")
+    series = {before: "0+20x20 _x60", after: "_x21 0x60"}
+
+    assert numbers(fresh)["keda_scaler_rpcs_total OK GetMetrics"] == 0
+    check(tmp_path, rule, series, {"20m": [], "60m": [expected(rule, {})]})
 
 
 # Dashboard

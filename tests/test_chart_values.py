@@ -262,10 +262,11 @@ BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def test_values_in_the_document_are_taken(tmp_path: Path) -> None:
-    """Every block of docs/install.md that is no object of Kubernetes and no trigger."""
-    blocks = BLOCK.findall((ROOT / "docs" / "install.md").read_text())
+    """Every block of these that is no object of Kubernetes and no trigger."""
+    texts = ((ROOT / "docs" / name).read_text() for name in ("install.md", "explain.md"))
+    blocks = BLOCK.findall("".join(texts))
     values = [block for block in blocks if not re.match("apiVersion:|triggers:", block)]
-    assert len(values) >= 6
+    assert len(values) >= 7
 
     for number, block in enumerate(values):
         file = tmp_path / f"{number}.yaml"

@@ -30,6 +30,7 @@ from scripted_scaler import Refusal, ScriptedScaler, serving, values
 from wake_fixtures import queue
 
 NOWHERE = "127.0.0.1:1"
+OWN = {"selector": 'job="pods"', "targetConcurrency": "5"}
 
 
 async def test_all_is_well() -> None:
@@ -215,6 +216,7 @@ Break = Callable[[Scene], Awaitable[None]]
             [
                 ("page", "warn", "1 not read: llama-1: cannot connect", "port and path"),
                 ("engine", "ok", "vllm; of 1 replicas it is not known", ""),
+                ("families", "ok", "vllm:num_requests_waiting", ""),
             ],
         ),
         (_unknown_engine, [("engine", "fail", "nearest on the page: vlm:", "give `engine`")]),
@@ -282,6 +284,16 @@ async def test_what_is_wrong(break_it: Break, expected: list[tuple[str, str, str
         assert then in check.then
         assert bool(check.then) is (status in {"warn", "fail"})
     assert exit_code(checks.values()) == int(any(c.status == "fail" for c in checks.values()))
+
+
+async def test_idle_replicas_have_to_be_woken_too() -> None:
+    """KEDA goes below minReplicaCount, down to idleReplicaCount."""
+    async with scene() as it:
+        await _nothing_wakes(it)
+        text = manifest(it.trigger, minimum=1).replace("spec:", "spec:\n  idleReplicaCount: 0")
+        checks = await it.checks(scaled_object=parse_scaled_object(text))
+    assert checks["wake"].status is Status.FAIL
+    assert "nothing wakes it" in checks["wake"].says
 
 
 async def test_not_applied_yet() -> None:
@@ -481,6 +493,14 @@ async def test_prometheus(tmp_path: Path) -> None:
                     manifest({**it.trigger, "engine": "sglang"}).replace("models", "others")
                 )
             )
+            own, empty = [
+                await it.checks(
+                    scaled_object=parse_scaled_object(
+                        manifest({**it.trigger, **OWN, "concurrencyQuery": query}, minimum=1)
+                    )
+                )
+                for query in ("sum by (pod) (vllm:num_requests_running)", "no_such_series")
+            ]
             named = {"main": {"url": prometheus.url}, "gone": {"url": f"http://{NOWHERE}"}}
             alone = await it.checks(scaled_object=None, settings=settings(prometheus=named))
     finally:
@@ -491,6 +511,11 @@ async def test_prometheus(tmp_path: Path) -> None:
     assert "vllm:num_requests_waiting" in good["families"].says
     assert renamed["engine"].status is Status.WARN
     assert "lists no replica in namespace others" in renamed["engine"].says
+    assert own["engine"] == skipped("engine", "own queries are read, whatever the engine is")
+    assert own["families"] == ok("families", "concurrencyQuery")
+    assert empty["families"].status is Status.FAIL
+    assert empty["families"].says == ("concurrencyQuery gives no series of it (for concurrency)")
+    assert "own-queries" in empty["families"].then
     assert alone["prometheus main"].status is Status.OK
     assert alone["prometheus gone"].status is Status.FAIL
     assert alone["ScaledObject"].status is Status.SKIPPED

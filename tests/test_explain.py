@@ -80,6 +80,7 @@ async def test_it_says_all_that_is_known() -> None:
         "to do: Nothing.",
         "replicas: 2 of 2 answer, 4 wanted",
         "to zero: there is work",
+        "asked about: 9 min 54 s ago",
         "signal: queue-depth asks for the most, 4 replicas",
         "pending-limit: queue-depth asks for at most 4 replicas until",
         "10           5       4; capped: would be 26",
@@ -119,9 +120,10 @@ async def test_what_others_typed_is_no_markup_of_the_terminal() -> None:
     """Names and reasons are printed as they are."""
     async with showing() as shown:
         target = shown.target("models", "[red]x[/red]", **WAKE)
-        target.unlisted("[link=http://x]click[/link]")
+        target.unlisted("[link=http://x]click[/link] \x1b]0;title\x07")
         said = await run("models/[red]x[/red]", "--address", shown.url)
 
+    assert "\x1b" not in said
     assert "models/[red]x[/red]: unknown" in said
     assert "[link=http://x]click[/link]" in said
     assert "wake source epp: not read yet" in said
@@ -164,16 +166,26 @@ async def test_what_cannot_be_told_is_an_error(tmp_path: Path) -> None:
         for file, said in (("absent", "cannot be read"), ("empty", "one token is accepted")):
             assert said in await refusal("a/b", *here, "--token-file", str(tmp_path / file))
     assert f"{dead} does not answer: Connection refused" in await refusal("a/b", "--address", dead)
-    assert "accepted: a URL" in await refusal("a/b", "--address", "localhost:8080")
+    for wrong in ("localhost:8080", "http://[::1"):
+        assert "accepted: a URL" in await refusal("a/b", "--address", wrong)
 
 
 async def test_what_is_no_scaler_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another server at that port, or one that never stops talking."""
+    """Another server at that port, one that never stops talking, and one that breaks off."""
 
     async def answer(_: web.Request) -> web.Response:
         return web.json_response({"targets": [{"name": "x" * 100}]})
 
+    async def broken(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(b'{"targets": [')
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
     app = web.Application()
+    app.router.add_get("/targets/a/broken", broken)
     app.router.add_get("/{any:.*}", answer)
     runner = web.AppRunner(app)
     await runner.setup()
@@ -182,6 +194,9 @@ async def test_what_is_no_scaler_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
         assert "gave no answer of a keda-scaler" in await refusal("a/b", "--address", url)
+        as_json = ("a/b", "--address", url, "--output", "json")
+        assert "gave no answer of a keda-scaler" in await refusal(*as_json)
+        assert "does not answer: " in await refusal("a/broken", "--address", url)
         monkeypatch.setattr(explaining, "MAX_ANSWER_BYTES", 50)
         assert "answers with over 50 bytes" in await refusal("a/b", "--address", url)
     finally:

@@ -1,6 +1,7 @@
 """The log is written by a thread, and whoever logs never waits."""
 
 import io
+import json
 import subprocess
 import sys
 import threading
@@ -84,3 +85,15 @@ def test_a_process_that_ends_has_written_its_log() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
 
     assert done.stderr == b"last\n"
+
+
+def test_whatever_is_said_becomes_a_line() -> None:
+    """Half a character too, as JSON can write it: nobody who logs is told of an error."""
+    code = (
+        "import structlog; from keda_scaler.telemetry import configure_logging; "
+        r"configure_logging(); structlog.get_logger().info('said', text='\ud800', what={1: object})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+    line = json.loads(done.stderr)
+    assert (line["event"], line["text"]) == ("said", "\ud800")

@@ -232,6 +232,7 @@ async def test_a_trigger_is_refused_and_accepted_again(file: Path, page: Page) -
     ("text", "says"),
     [
         ("grpc_address = ", "Invalid value"),
+        (f"grpc_address = {'[' * 5000}", "recursion"),
         (f"{OPEN}[defaults]\ntargetQueueDepth = -1\n", "defaults.targetQueueDepth: got '-1'"),
         (None, "No such file"),
     ],
@@ -384,8 +385,9 @@ async def test_one_reload_at_a_time(file: Path, monkeypatch: pytest.MonkeyPatch)
     assert taken == [{"idleSeconds": "1"}, {"idleSeconds": "3"}]
 
 
+@pytest.mark.parametrize("where", ["reading", "taking up"])
 async def test_a_fault_of_ours_ends_no_later_reload(
-    file: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """The next change of the file is taken up."""
     write(file, OPEN)
@@ -394,10 +396,18 @@ async def test_a_fault_of_ours_ends_no_later_reload(
     faults = [RuntimeError("a fault")]
 
     async def take_up(_: Settings) -> None:
-        if faults:
+        if faults and where == "taking up":
             raise faults.pop()
 
     settings = await asyncio.to_thread(origin.load)
+    load = origin.load
+
+    def read(_: Origin) -> Settings:
+        if faults and where == "reading":
+            raise faults.pop()
+        return load()
+
+    monkeypatch.setattr(Origin, "load", read)
     reloader = Reloader(settings, origin, take_up, results.append)
     with structlog.testing.capture_logs():
         task = asyncio.create_task(reloader.run())

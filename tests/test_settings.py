@@ -91,6 +91,8 @@ def test_what_is_wrong_is_named(flags: dict[str, Any], says: str) -> None:
     [
         ("grpc_adress = 'x'", "grpc_adress: unknown; accepted: grpc_address"),
         ("grpc_address = ", "Invalid value"),
+        (f"grpc_address = {'[' * 5000}", "settings.toml: "),
+        (f"grpc_address = {'1' * 5000}", "settings.toml: "),
         ("[prometheus.main]\nurl='http://x'\nusername='u'", "username and password_file"),
         ("[prometheus.main]\nurl='http://x'\ncert_file='c'", "cert_file and key_file"),
         (

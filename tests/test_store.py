@@ -11,8 +11,8 @@ from keda_scaler import engines, store
 from keda_scaler.core.decision import Decision, Reason, Reported, State, decide
 from keda_scaler.core.readings import Demand, Engine, Missing, Readings, Replica, Value
 from keda_scaler.core.signals import Signal
-from keda_scaler.core.trigger import Accepts, parse_trigger
-from keda_scaler.errors import TooManyTargetsError
+from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
+from keda_scaler.errors import TooManyTargetsError, TriggerError
 from keda_scaler.store import FORGET_SECONDS, PAIR_SECONDS, Store, Target
 from keda_scaler.telemetry import Telemetry
 
@@ -45,9 +45,9 @@ class Fleet:
     def _observe(self, _: Target, __: Decision | None, decision: Decision) -> None:
         self.observed.append(decision)
 
-    def target(self, name: str = "llama") -> Target:
+    def target(self, name: str = "llama", namespace: str = "default") -> Target:
         key = name.encode()
-        return self.store.find(key) or self.store.follow(key, "default", name, TRIGGER)
+        return self.store.find(key) or self.store.follow(key, namespace, name, TRIGGER)
 
 
 @pytest.fixture
@@ -249,6 +249,32 @@ async def test_targets_are_bounded(fleet: Fleet, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(TooManyTargetsError):
         fleet.target("two")
     fleet.target("one")
+
+
+async def test_one_namespace_leaves_the_others_room(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own targets go on, and those that are forgotten or refused make room."""
+    monkeypatch.setattr(store, "MAX_TARGETS_OF_NAMESPACE", 2)
+    fleet.target("one")
+    fleet.target("two")
+    with pytest.raises(TooManyTargetsError, match="2 targets of namespace default"):
+        fleet.target("three")
+    fleet.target("other", "other")
+
+    fleet.clock.now += FORGET_SECONDS
+    fleet.target("two").decision_for_activity()
+    fleet.store.forget()
+    fleet.target("three")
+    with pytest.raises(TooManyTargetsError):
+        fleet.target("four")
+
+    def refuse(_: bytes) -> Trigger:
+        raise TriggerError(["not any more"])
+
+    fleet.store.follow_anew(refuse, fleet._follow)
+    fleet.target("four")
+    fleet.target("five")
 
 
 async def test_closing_stops_everything(fleet: Fleet) -> None:

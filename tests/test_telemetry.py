@@ -251,6 +251,27 @@ async def test_the_oldest_of_what_is_known_is_the_age(scaler: Scaler) -> None:
     assert seen == [8, 9, 10, 10, 10, 9]
 
 
+async def test_requests_at_the_wake_source(scaler: Scaler) -> None:
+    """Those that it has, held or handed on; none is told where it fell silent."""
+    target = scaler.target(wakeFrom="epp", wakeService="epp")
+    target.demanded(Demand(2.0, 7.0, arrived=False, at=1000.0))
+    seen = []
+    for scaler.clock.now in (1010.0, 1016.0):
+        seen.append((await scaler.of()).get("demand_requests"))
+
+    assert seen == [7, None]
+
+
+async def test_changes_are_counted_by_what_they_became(scaler: Scaler) -> None:
+    """Of state or reason; that the engine is found is none."""
+    target = scaler.target()
+    for engine in (None, Engine("vllm", reserves_memory=True)):
+        target.polled({Replica("a"): (reading(2, 1000.0), engine)}, 1000.0)
+        scaler.clock.now += 1
+
+    assert numbers(await scaler.page())["keda_scaler_decisions_total work active"] == 1
+
+
 async def test_a_stuck_replica(scaler: Scaler) -> None:
     """It is counted, of its target and of all."""
     target = scaler.target(stuckSeconds="60")
@@ -382,8 +403,9 @@ async def test_a_target_has_as_many_series_as_documented(scaler: Scaler) -> None
         "targetItlSeconds": "1",
         "targetLatencySeconds": "1",
     }
-    target = scaler.target(**keys)
+    target = scaler.target(**keys, wakeFrom="epp", wakeService="epp")
     target.polled({}, 1000.0)
+    target.demanded(Demand(0.0, 0.0, arrived=False, at=1000.0))
     found = await scaler.of()
 
     assert len(target.trigger.metrics) == len(Signal)

@@ -211,6 +211,7 @@ def explanation(one: str, two: str, three: str) -> told.Explanation:
         replicas_listed_missing=three,
         replicas_answering=1,
         replicas_wanted=1,
+        asked_age_seconds=1.0,
         signals=(signal, replace(signal, per_replica=2.0, asks_for_replicas=2.0)),
         to_do=one,
         bound_by=(told.Bound(what=one, text=two, seconds_left=1.0),),

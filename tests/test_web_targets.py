@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
+from keda_scaler import turns
+from keda_scaler.core.explain import Known, explain
 from keda_scaler.core.readings import Demand, Missing, Replica, Value
 from keda_scaler.core.signals import Signal
+from keda_scaler.core.told import Explanation
+from keda_scaler.web import targets as web_targets
 from keda_scaler.web.overview import MAX_LIMIT, MAX_SOURCES
 from shown_targets import Shown, get, showing
 
@@ -188,6 +192,36 @@ async def test_one_target_with_everything() -> None:
     assert first["changes"][-1]["secondsAgo"] == 72.0
     assert abs(first["changes"][-1]["unixSeconds"] + 72 - time.time()) < 10
     assert second["state"] == "unknown"
+
+
+async def test_calls_have_their_turn_while_many_triggers_are_explained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A ScaledObject that changed often has many, and each may have a thousand replicas."""
+    monkeypatch.setattr(turns, "WORK_SECONDS", 0.0)
+    rounds: list[int] = []
+    others = 0
+
+    async def call() -> None:
+        nonlocal others
+        while True:
+            others += 1
+            await asyncio.sleep(0)
+
+    def spied(known: Known, unix_seconds: float) -> Explanation:
+        rounds.append(others)
+        return explain(known, unix_seconds)
+
+    monkeypatch.setattr(web_targets, "explain", spied)
+    async with showing() as shown:
+        for target in range(1, 11):
+            shown.poll(shown.target(targetQueueDepth=f"{target}"), 1)
+        task = asyncio.create_task(call())
+        answer = await read(shown, "/targets/models/llama")
+        task.cancel()
+
+    assert len(answer["targets"]) == 10
+    assert len(set(rounds)) == 10
 
 
 @pytest.mark.parametrize("name", ["a b", "<b>", "ä", "a%2Fb", "..%2F..", "%00", "a?b"])

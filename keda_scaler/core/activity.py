@@ -109,7 +109,7 @@ def _on_replicas(view: View) -> _Found:
             value = view.value(replica, signal)
             if value is not None:
                 proven_at = min(proven_at, value.at)
-                if replica not in view.stuck:
+                if not view.is_stuck(replica):
                     fresh.append(value)
             elif signal is Signal.CONCURRENCY or signal not in replica.lacking:
                 missing = missing or replica.problem(signal)

@@ -5,7 +5,7 @@ Time and readings decide; how often it is asked for does not.
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import assert_never
 
@@ -19,6 +19,9 @@ from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import ReplicaReadings
 from keda_scaler.core.trigger import Metric, Trigger
 from keda_scaler.core.view import View
+
+MAX_STUCK_NAMED = 10
+"""Stuck replicas that get a warning of their own: all warnings must fit beside an answer."""
 
 _PRECISION = 1e-6
 """What rounding may add to a whole number of replicas."""
@@ -161,12 +164,14 @@ def _wanted(view: View, answers: Mapping[Signal, Answer]) -> int:
     return math.ceil(max(asked, default=0.0) - _PRECISION)
 
 
-def _stuck_warnings(trigger: Trigger, stuck: Collection[str]) -> Iterator[str]:
-    for name in stuck:
+def _stuck_warnings(trigger: Trigger, stuck: Sequence[str]) -> Iterator[str]:
+    for name in stuck[:MAX_STUCK_NAMED]:
         yield (
             f"{name} is stuck: its requests and its counters have not moved for stuckSeconds "
             f"({trigger.stuck_seconds:g}); onStuck is {trigger.on_stuck}"
         )
+    if len(stuck) > MAX_STUCK_NAMED:
+        yield f"{len(stuck) - MAX_STUCK_NAMED} more replicas are stuck"
 
 
 def _warnings(trigger: Trigger, engines: Collection[Engine]) -> Iterator[str]:

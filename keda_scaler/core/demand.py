@@ -114,7 +114,7 @@ def _of_replicas(metric: Metric, view: View) -> Report | Missing:
 def _number(signal: Signal, view: View, replica: ReplicaReadings) -> float | None:
     """Give a replica's fresh value. Of one that is stuck nothing is known, or it is idle."""
     value = view.value(replica, signal)
-    if value is None or replica not in view.stuck:
+    if value is None or not view.is_stuck(replica):
         return None if value is None else value.number
     return 0.0 if view.trigger.on_stuck == "idle" else None
 

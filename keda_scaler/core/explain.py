@@ -68,6 +68,8 @@ class Known:
     memory: Memory
     decision: Decision
     history: History
+    asked_at: float
+    """When somebody last asked about it, in monotonic seconds."""
 
 
 def summarise(known: Known) -> told.Summary:
@@ -91,6 +93,7 @@ def summarise(known: Known) -> told.Summary:
         replicas_listed_missing=unlisted or (None if listed else "nothing was read yet"),
         replicas_answering=decision.answering,
         replicas_wanted=decision.wanted,
+        asked_age_seconds=_seconds(now - known.asked_at),
         signals=tuple(_signals(known)),
     )
 
@@ -344,7 +347,7 @@ def _replica(known: ReplicaReadings, view: View) -> told.Replica:
         engine=None if known.engine is None else known.engine.key,
         ready=known.replica.ready,
         terminating=known.replica.terminating,
-        stuck=any(known is each for each in view.stuck),
+        stuck=view.is_stuck(known),
         readings=tuple(_reading(known, signal, view) for signal in Signal if signal in wanted),
     )
 

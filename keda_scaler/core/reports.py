@@ -11,7 +11,8 @@ Times are monotonic seconds of whoever keeps the reports.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from keda_scaler.core.readings import Missing
@@ -23,12 +24,15 @@ MAX_REPORTERS = 100
 MAX_REPORTED = 20_000
 """ScaledObjects with reports: as many as targets."""
 
+MAX_REPORTED_OF_NAMESPACE = 5_000
+"""Those of one namespace: who may report for it leaves the others room."""
+
 SILENT_SECONDS = 300.0
 """How long a reporter that fell silent with requests is remembered: a pod that crashed is back by
 then, and one that is gone for good does not keep a model awake for ever."""
 
 SWEEP_SECONDS = 10.0
-"""How often all that is forgotten is let go of."""
+"""How often at most all that is forgotten is let go of, when the cap is reached."""
 
 NO_REPORT = "no report, or none within its ttlSeconds"
 
@@ -113,6 +117,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._statements: dict[ScaledObject, dict[str, Statement]] = {}
+        self._by_namespace: Counter[str] = Counter()
         self._swept_at = -math.inf
 
     def __len__(self) -> int:
@@ -131,7 +136,6 @@ class Ledger:
             TooManyReportsError: when a cap is reached.
 
         """
-        self._sweep(now)
         changed: dict[ScaledObject, dict[str, Statement]] = {}
         for report in reports:
             if report.about not in changed:
@@ -141,18 +145,39 @@ class Ledger:
             known[report.reporter] = Statement(report.waiting, report.running, expires_at)
             if len(known) > MAX_REPORTERS:
                 raise too_many_reporters(report.about)
-        new = sum(about not in self._statements for about in changed)
-        if new and len(self) + new > MAX_REPORTED:
-            raise too_many_reported()
+        if self._full(changed) is not None:
+            self._sweep(now)
+            full = self._full(changed)
+            if full is not None:
+                raise full
+        self._by_namespace.update(self._new(changed))
         self._statements |= changed
         return list(changed)
 
+    def _new(self, changed: Collection[ScaledObject]) -> Counter[str]:
+        """Count those of them that are new, by namespace."""
+        return Counter(about[0] for about in changed if about not in self._statements)
+
+    def _full(self, changed: Collection[ScaledObject]) -> TooManyReportsError | None:
+        """Say what leaves no room for those of them that are new; None: nothing."""
+        new = self._new(changed)
+        if new and len(self) + new.total() > MAX_REPORTED:
+            return too_many_reported()
+        crowded = (
+            namespace
+            for namespace, count in new.items()
+            if self._by_namespace[namespace] + count > MAX_REPORTED_OF_NAMESPACE
+        )
+        return next(map(too_many_reported_of, crowded), None)
+
     def _sweep(self, now: float) -> None:
+        """Drop what is forgotten. That takes time, and only the cap needs it: nothing tells it."""
         if now < self._swept_at + SWEEP_SECONDS:
             return
         self._swept_at = now
         known = ((about, _remembered(each, now)) for about, each in self._statements.items())
         self._statements = {about: statements for about, statements in known if statements}
+        self._by_namespace = Counter(namespace for namespace, _ in self._statements)
 
 
 def _remembered(statements: Statements, now: float) -> dict[str, Statement]:
@@ -170,3 +195,11 @@ def too_many_reporters(about: ScaledObject) -> TooManyReportsError:
 def too_many_reported() -> TooManyReportsError:
     """Say that too many ScaledObjects have reports."""
     return TooManyReportsError(f"more than {MAX_REPORTED} ScaledObjects would have reports")
+
+
+def too_many_reported_of(namespace: str) -> TooManyReportsError:
+    """Say that too many ScaledObjects of a namespace have reports."""
+    return TooManyReportsError(
+        f"more than {MAX_REPORTED_OF_NAMESPACE} ScaledObjects of namespace {namespace} would have "
+        "reports"
+    )

@@ -143,6 +143,10 @@ class Summary(Struct, frozen=True, kw_only=True, rename="camel"):
 
     replicas_answering: int
     replicas_wanted: int
+    asked_age_seconds: float
+    """Since KEDA (or whoever asks as KEDA does) asked about it last. A trigger that was changed is
+    another target: the one before is not asked about any more, and forgotten in the end."""
+
     signals: tuple[Signal, ...]
 
 

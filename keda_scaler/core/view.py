@@ -22,8 +22,8 @@ class View:
         """What the wake source said; None: nothing, or that is too old to believe."""
         self.counted = [each for each in snapshot.replicas if not each.replica.terminating]
         """The replicas that values are about: not those that are leaving, as with the HPA."""
-        self.stuck = [each for each in snapshot.replicas if self._is_stuck(each)]
-        """The replicas that go on telling of requests that do not get on."""
+        self.stuck = [each for each in snapshot.replicas if self.is_stuck(each)]
+        """The replicas that are stuck."""
         self.answering = self._answering()
         """How many replicas serve: ready, not leaving, not asleep, and known by a fresh reading.
 
@@ -44,7 +44,8 @@ class View:
         window = replica.windows.get(signal)
         return window if window is not None and self.is_fresh(window.at) else None
 
-    def _is_stuck(self, replica: ReplicaReadings) -> bool:
+    def is_stuck(self, replica: ReplicaReadings) -> bool:
+        """Whether a replica goes on telling of requests that do not get on."""
         return (
             replica.still_since is not None
             and self.now >= replica.still_since + self.trigger.stuck_seconds

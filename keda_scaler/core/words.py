@@ -4,6 +4,11 @@ from keda_scaler.core import told
 from keda_scaler.core.signals import LATENCIES, RATIOS
 
 
+def plain(text: str) -> str:
+    """Keep a text that others wrote from steering a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def unit(signal: str) -> str:
     """Name the unit of a signal."""
     return "ratio" if signal in RATIOS else "seconds" if signal in LATENCIES else "requests"

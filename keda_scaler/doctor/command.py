@@ -7,7 +7,6 @@ when interrupted.
 import asyncio
 import inspect
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from keda_scaler.doctor.examine import Case, examine
 from keda_scaler.doctor.facts import facts, settings_in_use
 from keda_scaler.errors import ScaledObjectError
 from keda_scaler.evidence import Observed, require_writable, typed, write
-from keda_scaler.probe import load_scaled_object, read_tls
+from keda_scaler.probe import load_scaled_object, read_tls, standard_output
 from keda_scaler.settings import FILE_ONLY, Origin, Settings
 
 _COLOURS = {
@@ -123,11 +122,6 @@ def _silent() -> Iterator[None]:
         structlog.configure(**before)
 
 
-def _console(*, records: bool) -> Console:
-    """Give standard output; where it is no terminal, wide enough that tables keep their lines."""
-    return Console(width=None if sys.stdout.isatty() else 160, record=records)
-
-
 def doctor_command(  # noqa: PLR0913  # one parameter for each option of the command
     manifest: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="A ScaledObject; - is standard input.")
@@ -163,7 +157,7 @@ def doctor_command(  # noqa: PLR0913  # one parameter for each option of the com
         scaled_object, raw = load_scaled_object(manifest) if manifest else (None, None)
         tls = read_tls(ca_file, cert_file, key_file)
         seen = Visit(Case(settings, scaled_object, address, tls), origin, raw)
-        code = visit(typed(), seen, _console(records=record is not None), record)
+        code = visit(typed(), seen, standard_output(records=record is not None), record)
     except ScaledObjectError as error:
         Console(stderr=True, soft_wrap=True).print(Text(str(error)))
         raise typer.Exit(1) from error

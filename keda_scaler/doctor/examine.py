@@ -209,7 +209,7 @@ async def _sources(
         yield skipped("wake", no_cluster)
         return
     is_deaf = not any(can_wake(each) for each in scaled_object.triggers)
-    is_needed = is_deaf and not scaled_object.min_replica_count
+    is_needed = is_deaf and scaled_object.may_sleep
     yield await check_wake_source(subject, is_needed=is_needed)
 
 

@@ -18,6 +18,7 @@ from keda_scaler.core.trigger import Trigger
 from keda_scaler.doctor import families
 from keda_scaler.doctor.checks import Check, fail, ok, skipped, some, warn
 from keda_scaler.engines.dialect import Dialect
+from keda_scaler.engines.queries import KEYS
 from keda_scaler.errors import SourceError
 from keda_scaler.sources.endpoints import EndpointsSource
 from keda_scaler.sources.gateways import GatewaysSource
@@ -272,6 +273,9 @@ def _judged(
     """Say whose pages these are, and which families carry what the trigger looks at."""
     if not answers:
         return [fail("engine", f"nothing was read within {READ_SECONDS:g} s", _STAYS_UNREAD)]
+    if trigger.by_queries:
+        engine = skipped("engine", "own queries are read, whatever the engine is")
+        return [engine, _families(trigger, None, answers, names)]
     found = sorted({engine.key for _, engine in answers.values() if engine is not None})
     if not found:
         reasons = {_first_reason(readings) for readings, _ in answers.values()}
@@ -286,7 +290,8 @@ def _judged(
     check = ok("engine", says)
     if len(found) > 1:
         check = warn("engine", says, "replicas of one target should run one engine")
-    return [replace(check, models=tuple(models)), _families(trigger, dialect, answers, names)]
+    read = {name: answer for name, answer in answers.items() if answer[1] is not None}
+    return [replace(check, models=tuple(models)), _families(trigger, dialect, read, names)]
 
 
 def _first_reason(readings: Readings) -> str:
@@ -294,29 +299,38 @@ def _first_reason(readings: Readings) -> str:
 
 
 def _families(
-    trigger: Trigger, dialect: Dialect, answers: Mapping[str, Answer], names: Collection[str]
+    trigger: Trigger,
+    dialect: Dialect | None,
+    answers: Mapping[str, Answer],
+    names: Collection[str],
 ) -> Check:
+    """Say what carries each signal; `dialect` is None where own queries are all that is read."""
     there: list[str] = []
     lacking: list[str] = []
     missing: dict[str, list[str]] = {}
-    others = [name for name in names if name not in dialect.canonical]
     near: dict[str, None] = {}
     for signal in families.wanted(trigger):
         readings = [readings[signal] for readings, _ in answers.values()]
         absent = next((it for it in readings if isinstance(it, Missing)), None)
         if absent is not None:
             missing.setdefault(absent.reason, []).append(signal)
-            near |= dict.fromkeys(families.nearest(families.carriers(dialect, signal), others))
         elif any(isinstance(it, Lacking) for it in readings):
             lacking.append(signal)
-        else:
+        if dialect is None or signal in trigger.queries:
+            there.append(KEYS[signal])
+        elif absent is not None:
+            others = [name for name in names if name not in dialect.canonical]
+            near |= dict.fromkeys(families.nearest(families.carriers(dialect, signal), others))
+        elif signal not in lacking:
             there += families.present(dialect, signal, names) or [f"{signal} of the GPUs"]
     if missing:
         then = "does the engine print them with its present flags and version? docs/engines.md"
+        if dialect is None:
+            then = "ask Prometheus the same: docs/triggers.md#own-queries says what each must give"
         said = [f"{reason} (for {some(signals)})" for reason, signals in missing.items()]
         return fail("families", some(said, 3) + _offer(list(near)), then)
     has = some(dict.fromkeys(there), 8)
-    if lacking:
+    if dialect is not None and lacking:
         says = f"{dialect.name} has no {some(lacking)}; it has {has}"
         return warn("families", says, "these signals have no say: choose targets that it has")
     return ok("families", has)

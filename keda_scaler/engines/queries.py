@@ -27,6 +27,7 @@ MAX_SERIES = 1000
 """Series of one query's answer; a Service has no more endpoints that we read either."""
 
 UNSCRAPED = "Prometheus cannot scrape it (up is 0)"
+UNTIMED = "Prometheus does not say when it was scraped"
 
 KEYS = {
     Signal.QUEUE_DEPTH: "queueDepthQuery",
@@ -84,12 +85,13 @@ def read(
     `at` is when each replica was scraped last, in monotonic seconds.
     """
     told: dict[str, dict[Signal, Reading]] = {
-        name: {}
+        name: dict.fromkeys(found, Missing(UNTIMED))
         for name, (readings, _) in replicas.items()
-        if name in at and not _is_silent(readings)
+        if not _is_silent(readings)
     }
+    timed = [name for name in told if name in at]
     for signal, answer in found.items():
-        for name, number in _numbers(signal, answer, told).items():
+        for name, number in _numbers(signal, answer, timed).items():
             told[name][signal] = _reading(trigger, signal, number, at[name])
     return {
         name: ({**readings, **told.get(name, {})}, engine)
@@ -129,7 +131,8 @@ def _numbers(
             what = "one series for all replicas nor one for each, with a label pod or instance"
             return dict.fromkeys(replicas, Missing(f"{key} gives neither {what}"))
         share = len(replicas) if signal not in RATIOS | LATENCIES else 1
-        return dict.fromkeys(replicas, of_all[0] / max(1, share))
+        number = of_all[0]  # if it is negative that is shown, and no half of it that is -0
+        return dict.fromkeys(replicas, number / max(1, share) if number > 0 else number)
     return {name: _only(key, by_name.get(name, ())) for name in replicas}
 
 

@@ -138,7 +138,7 @@ def _notes(scaled_object: ScaledObject, results: Sequence[TriggerResult]) -> lis
     ]
     if scaled_object.has_scaling_modifiers:
         notes.append("scalingModifiers combine the metrics: activity and HPA will differ")
-    if not scaled_object.min_replica_count and _is_deaf(scaled_object, results):
+    if scaled_object.may_sleep and _is_deaf(scaled_object, results):
         notes.append(
             "WARNING: nothing can wake it: with no replica no trigger knows of requests; "
             "give wakeFrom, or minReplicaCount 1"

@@ -145,6 +145,11 @@ class ScaledObject:
         return tuple(trigger for trigger in self.triggers if trigger.is_external)
 
     @property
+    def may_sleep(self) -> bool:
+        """Whether KEDA may take away the last replica."""
+        return 0 in {self.min_replica_count, self.idle_replica_count}
+
+    @property
     def hpa(self) -> Hpa:
         """The HPA that KEDA creates: minReplicas is at least 1, a paused direction is disabled."""
         behavior = self.behavior

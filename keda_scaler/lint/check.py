@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from keda_scaler.core.words import plain
 from keda_scaler.keda.secrets import is_secret
 from keda_scaler.lint.documents import Document
 from keda_scaler.lint.findings import Finding, Hit, Rule, Severity
@@ -70,10 +71,10 @@ def _finding(rule: Rule, document: Document, target: str, hit: Hit) -> Finding:
     hidden = hit.value is None or is_secret(hit.path, hit.value)
     shown = None if hidden or hit.value is None else _plain(hit.value)
     line = document.line_of(hit.path)
-    plain = Hit(_plain(hit.path), _plain(hit.says), shown)
-    return Finding(rule, document.place, line, _plain(target), plain)
+    hit = Hit(_plain(hit.path), _plain(hit.says), shown)
+    return Finding(rule, document.place, line, _plain(target), hit)
 
 
 def _plain(text: str) -> str:
     """Make a text of the input fit for one line of a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text[:400])
+    return plain(text[:400])

@@ -96,12 +96,6 @@ class Subject:
         return tuple((ours, ours.trigger) for ours in self.ours if ours.trigger is not None)
 
     @cached_property
-    def may_sleep(self) -> bool:
-        """Whether KEDA may take away the last replica."""
-        scaled_object = self.scaled_object
-        return scaled_object.min_replica_count == 0 or scaled_object.idle_replica_count == 0
-
-    @cached_property
     def cold_start(self) -> float:
         """Seconds that a first replica may take, as far as the triggers tell."""
         return max((trigger.cold_start_seconds for _, trigger in self.read), default=0.0)

@@ -20,6 +20,9 @@ PUSH_SECONDS = 1.0
 each."""
 
 
+_ACTIVE, _INACTIVE = pb.IsActiveResponse(result=True), pb.IsActiveResponse(result=False)
+
+
 class Pushes(Protocol):
     """What one stream says."""
 
@@ -85,7 +88,7 @@ class ActivityPushes:
         self._told, self._said_at, self._has_lapsed = state, now, False
         wait = self._target.trigger.push_repeat_seconds * random.uniform(0.9, 1.1)
         self._repeat_at = now + max(PUSH_SECONDS, wait)
-        message = pb.IsActiveResponse(result=is_active)
+        message = _ACTIVE if is_active else _INACTIVE
         return message, self._repeat_at if is_active and decision.is_short else math.inf
 
 

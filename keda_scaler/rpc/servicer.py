@@ -217,7 +217,7 @@ class Servicer(ExternalScalerServicer):
         began = perf_counter()
         try:
             specs = self._specs(_key(request), request)
-        except TriggerError as error:
+        except Exception as error:
             await _fail(self.telemetry, error, "GetMetricSpec", context, began)
             raise
         self.telemetry.calls.ended("GetMetricSpec", "OK", began)
@@ -274,7 +274,7 @@ class Servicer(ExternalScalerServicer):
         key = _key(ref)
         target = self._store.find(key)
         if target is None:
-            self._store.require_room()  # a flood is not worth parsing
+            self._store.require_room(ref.namespace)  # a flood is not worth parsing
             trigger = self._triggers.parse(key, ref)
             target = self._store.follow(key, ref.namespace, ref.name, trigger)
         return target

@@ -15,6 +15,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from itertools import takewhile
 from typing import Any
 
 import grpc
@@ -153,14 +154,17 @@ class OpenStreams:
     def _hire(self) -> None:
         """Have enough writers for what is due, beside those that wait for a slow reader."""
         loop = asyncio.get_running_loop()
-        late = loop.time() - WRITE_SECONDS + _TICK_SECONDS
-        waiting = sum(since <= late for since in self._written.values())
-        if self._due and len(self._writers) - waiting < MAX_WRITERS:
+        if self._due and len(self._writers) - self._late(loop.time()) < MAX_WRITERS:
             task = loop.create_task(self._write(), name="writer of streams")
             self._writers.add(task)
             task.add_done_callback(self._writers.discard)
         if self._relief is None and len(self._writers) >= MAX_WRITERS:
             self._relief = loop.call_later(WRITE_SECONDS, self._relieve)
+
+    def _late(self, now: float) -> int:
+        """Count the messages that take too long; the oldest come first, and mostly none does."""
+        late = now - WRITE_SECONDS + _TICK_SECONDS
+        return sum(1 for _ in takewhile(lambda since: since <= late, self._written.values()))
 
     def _relieve(self) -> None:
         self._relief = None

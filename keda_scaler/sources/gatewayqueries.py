@@ -16,6 +16,7 @@ from keda_scaler.core.promql import bind
 from keda_scaler.core.readings import Demand, Missing
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.core.waking import is_demanded
+from keda_scaler.engines.dialect import LARGEST_COUNT
 from keda_scaler.engines.samples import Sample
 from keda_scaler.errors import SourceError
 from keda_scaler.gateways.counters import Series, rose
@@ -85,7 +86,7 @@ class Queries:
 
         async def read() -> tuple[Pin, Demand | Missing]:
             pin = await prometheus.pin()
-            found = await prometheus.query_own(promql, pin.unix, wakes=True)
+            found = await prometheus.query_own(promql, pin.unix, namespace, wakes=True)
             return pin, _total([series.number for series in found], pin)
 
         def take(answer: tuple[Pin, Demand | Missing] | SourceError) -> None:
@@ -112,7 +113,7 @@ def _total(numbers: Iterable[float], pin: Pin) -> Demand | Missing:
     if not numbers:
         return Missing("the query gives no series; `or vector(0)` says that this means none")
     total = math.fsum(numbers) if all(map(math.isfinite, numbers)) else math.nan
-    if not 0 <= total < math.inf:
+    if not 0 <= total <= LARGEST_COUNT:
         return Missing("the query gives a number that is not one of requests")
     return Demand(total, total, arrived=False, at=pin.to_monotonic(pin.newest))
 

@@ -9,11 +9,13 @@ import base64
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.engines.samples import Sample
@@ -31,8 +33,8 @@ MAX_IN_FLIGHT = 6
 """Queries that one Prometheus works on for us at a time; further ones wait."""
 
 MAX_OWN_IN_FLIGHT = 2
-"""Own queries of triggers among them, and as many of those to wake from: slow ones must not keep
-everybody else waiting."""
+"""Own queries of triggers among them, of different namespaces, and as many again of those to wake
+from: slow ones must not keep everybody else waiting."""
 
 MAX_SECRET_BYTES = 64 * 2**10
 """Read of a file with a credential; a service account's token is about 1 KiB."""
@@ -140,8 +142,7 @@ class Prometheus:
         self._closed = False
         self._calls: set[_Call] = set()
         self._idle: list[Client] = []
-        self._own = asyncio.Semaphore(MAX_OWN_IN_FLIGHT)
-        self._own_to_wake = asyncio.Semaphore(MAX_OWN_IN_FLIGHT)
+        self._own, self._waking = _Line(), _Line()
         self._threads = ThreadPoolExecutor(MAX_IN_FLIGHT, thread_name_prefix="prometheus")
 
     async def pin(self) -> Pin:
@@ -163,23 +164,22 @@ class Prometheus:
             self._pin = Pin(unix, at, newest=found[0].number, skew=skew)
         return self._pin
 
-    async def query_own(self, promql: str, unix: float, *, wakes: bool = False) -> list[Series]:
-        """Evaluate a trigger's own query, when it is its turn. Those to wake from have their own.
+    async def query_own(
+        self, promql: str, unix: float, namespace: str, *, wakes: bool = False
+    ) -> list[Series]:
+        """Evaluate an own query of a trigger of this namespace, when it is its turn.
 
         Raises:
             SourceError: likewise.
 
         """
-        turns = self._own_to_wake if wakes else self._own
+        line = self._waking if wakes else self._own
         try:
-            async with asyncio.timeout(self._query_seconds):
-                await turns.acquire()
+            async with asyncio.timeout(self._query_seconds) as wait, line.turn(namespace):
+                wait.reschedule(None)
+                return await self.query(promql, unix)
         except TimeoutError:
             raise SourceError("Prometheus is busy with other own queries of triggers") from None
-        try:
-            return await self.query(promql, unix)
-        finally:
-            turns.release()
 
     async def query(self, promql: str, unix: float | None = None) -> list[Series]:
         """Evaluate a query, at `unix` or else now by the clock of Prometheus.
@@ -260,6 +260,23 @@ class Prometheus:
         password = "" if file is None else _secret(file, "password", "utf-8")
         pair = f"{self._server.username}:{password}"
         return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+
+class _Line:
+    """Those who wait for their turn with an own query: few have it at a time, and no two of one
+    namespace. So a namespace with slow ones keeps only itself waiting.
+    """
+
+    def __init__(self) -> None:
+        self._all = asyncio.Semaphore(MAX_OWN_IN_FLIGHT)
+        self._by_namespace: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def turn(self, namespace: str) -> AsyncGenerator[None, None]:
+        """Have the turn while inside."""
+        own = self._by_namespace.setdefault(namespace, asyncio.Lock())
+        async with own, self._all:
+            yield
 
 
 class _Call:

@@ -51,6 +51,9 @@ class Roster:
         """What may be there beside them is for other targets of the namespace."""
         self._seen: dict[Part, _Seen] = {}  # in the order of `at`
 
+    def __contains__(self, part: Part) -> bool:
+        return part in self._seen
+
     def remember(self, space: Space, now: float) -> None:
         """Take note of the parts whose series match the trigger; forget those of an hour ago."""
         trigger = self._trigger

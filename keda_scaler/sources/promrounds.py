@@ -29,7 +29,8 @@ from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.engines import devices, queries
 from keda_scaler.engines.queries import Found
-from keda_scaler.engines.spaces import Space
+from keda_scaler.engines.samples import Sample
+from keda_scaler.engines.spaces import Part, Space
 from keda_scaler.errors import SourceError, TooMuchError
 from keda_scaler.sources.promapi import Pin, Prometheus, sample_of
 from keda_scaler.sources.promreplicas import REMEMBERED_SECONDS, Roster
@@ -97,11 +98,21 @@ class Target:
             self.sink.unlisted(f"{working} tells of requests, but no replica is found")
             return
         if found:
-            times = queries.of_replicas(space.scrape_times, self.trigger.selector)
+            times = self._scraped_at(space)
             at = {name: pin.to_monotonic(unix) for name, unix in times.items()}
             replicas = queries.read(self.trigger, replicas, found, at)
         answers = {Replica(name): answer for name, answer in replicas.items()}
         self.sink.polled(answers, pin.to_monotonic(pin.newest))
+
+    def _scraped_at(self, space: Space) -> dict[str, float]:
+        """Say when each replica was scraped last, by the clock of Prometheus.
+
+        The selector of an engine may name labels that `up` has not: its replicas are known already.
+        """
+        times: Iterable[Sample] = space.scrape_times
+        if self.trigger.by_queries:
+            return queries.of_replicas(times, self.trigger.selector)
+        return queries.of_replicas((t for t in times if Part.of(t.labels) in self.roster), ())
 
 
 class Rounds:
@@ -262,9 +273,9 @@ class Rounds:
         The answers have the time of the query, so the age of the scrapes is asked for beside them.
         """
 
-        async def ask(query: str) -> Failed:
+        async def ask(query: str, namespace: str) -> Failed:
             try:
-                found = await self._prometheus.query_own(query, pin.unix)
+                found = await self._prometheus.query_own(query, pin.unix, namespace)
                 if len(found) > queries.MAX_SERIES:
                     raise TooMuchError(f"more than {queries.MAX_SERIES} series")
                 own[query] = [sample_of(series, pin) for series in found]
@@ -272,11 +283,11 @@ class Rounds:
                 own[query] = Missing(str(error))
             return {}
 
-        asked = dict.fromkeys(query for each in due for query in each.queries.values())
+        asked = {query: each.namespace for each in due for query in each.queries.values()}
         if asked:
             times = Space.add_scrape_time
             yield self._asker.fill(spaces, lambda of: f"timestamp(up{{namespace{of}}})", pin, times)
-        yield from map(ask, asked)
+        yield from map(ask, asked, asked.values())
 
     def _ask_engines(
         self,

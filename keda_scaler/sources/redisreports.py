@@ -26,6 +26,7 @@ from redis.asyncio.client import PubSub
 
 from keda_scaler.core.reports import (
     MAX_REPORTED,
+    MAX_REPORTED_OF_NAMESPACE,
     MAX_REPORTERS,
     SILENT_SECONDS,
     Report,
@@ -33,6 +34,7 @@ from keda_scaler.core.reports import (
     Statement,
     Statements,
     too_many_reported,
+    too_many_reported_of,
     too_many_reporters,
 )
 from keda_scaler.errors import ReportsUnavailableError
@@ -56,7 +58,8 @@ _READ_AT_ONCE = 20
 30 ms."""
 
 _INDEX = "keda-scaler:reports"
-"""Names every hash, with the time when it expires. Also the name of the channel."""
+"""Names every hash, with the time when it expires; there is one of each namespace beside it. Also
+the name of the channel."""
 
 _FAILURES = (redis.exceptions.RedisError, OSError)
 
@@ -73,11 +76,13 @@ _UNREACHABLE = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError,
 _log = structlog.get_logger(__name__)
 
 _STATE = """
--- KEYS: the index, one hash per ScaledObject. ARGV: the message for the channel, the caps on
--- reporters and on ScaledObjects, how long silence is remembered in ms; then per hash the number of
--- its reports, and of each: reporter, waiting, running, ms until it expires.
-local index, message = KEYS[1], ARGV[1]
-local max_reporters, max_reported, silent = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+-- KEYS: the index, one hash per ScaledObject, and the index of the namespace of each. ARGV: the
+-- message for the channel, the caps on reporters, on ScaledObjects and on those of a namespace, how
+-- long silence is remembered in ms; then per hash the number of its reports, and of each: reporter,
+-- waiting, running, ms until it expires.
+local index, message, count = KEYS[1], ARGV[1], (#KEYS - 1) / 2
+local max_reporters, max_reported = tonumber(ARGV[2]), tonumber(ARGV[3])
+local max_of_namespace, silent = tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -86,9 +91,14 @@ local function forgotten_at(waiting, running, expires)
   return tonumber(expires) + silent
 end
 
+local function end_with_its_last(index_of)
+  redis.call('PEXPIREAT', index_of, redis.call('ZRANGE', index_of, -1, -1, 'WITHSCORES')[2])
+end
+
 redis.call('ZREMRANGEBYSCORE', index, '-inf', now)
-local reported, arg, changes = redis.call('ZCARD', index), 5, {}
-for i = 2, #KEYS do
+local reported, arg, changes = redis.call('ZCARD', index), 6, {}
+local by_namespace, crowded = {}, nil
+for i = 2, count + 1 do
   local known, size, last, gone, stated = {}, 0, 0, {}, {}
   local fields = redis.call('HGETALL', KEYS[i])
   for j = 1, #fields, 2 do
@@ -111,20 +121,30 @@ for i = 2, #KEYS do
     stated[#stated + 1] = waiting .. ' ' .. running .. ' ' .. expires
   end
   if size > max_reporters then return {'reporters', i - 2} end
-  if not redis.call('ZSCORE', index, KEYS[i]) then reported = reported + 1 end
+  if not redis.call('ZSCORE', index, KEYS[i]) then
+    local namespace = KEYS[i + count]
+    redis.call('ZREMRANGEBYSCORE', namespace, '-inf', now)
+    by_namespace[namespace] = (by_namespace[namespace] or redis.call('ZCARD', namespace)) + 1
+    if by_namespace[namespace] > max_of_namespace then crowded = crowded or i - 2 end
+    reported = reported + 1
+  end
   for _, forgotten in pairs(known) do last = math.max(last, forgotten) end
   changes[i] = {gone, stated, string.format('%.0f', last)}
   arg = arg + 1 + reports * 4
 end
 if reported > max_reported then return {'reported'} end
+if crowded then return {'crowded', crowded} end
 
-for i = 2, #KEYS do
+for i = 2, count + 1 do
   local gone, stated, last = unpack(changes[i])
   if #gone > 0 then redis.call('HDEL', KEYS[i], unpack(gone)) end
   redis.call('HSET', KEYS[i], unpack(stated))
   redis.call('PEXPIREAT', KEYS[i], last)
   redis.call('ZADD', index, last, KEYS[i])
+  redis.call('ZADD', KEYS[i + count], last, KEYS[i])
+  end_with_its_last(KEYS[i + count])
 end
+end_with_its_last(index)
 redis.call('PUBLISH', index, message)
 return {}
 """
@@ -152,14 +172,15 @@ class RedisReports:
         for report in reports:
             by_object.setdefault(report.about, {})[report.reporter] = report
         abouts = list(by_object)
-        caps = (MAX_REPORTERS, MAX_REPORTED, round(SILENT_SECONDS * 1000))
-        args: list[str | int] = ["\n".join(f"{ns}/{name}" for ns, name in abouts), *caps]
+        caps = (MAX_REPORTERS, MAX_REPORTED, MAX_REPORTED_OF_NAMESPACE)
+        message = "\n".join(f"{ns}/{name}" for ns, name in abouts)
+        args: list[str | int] = [message, *caps, round(SILENT_SECONDS * 1000)]
         for each in by_object.values():
             args.append(len(each))
             for report in each.values():
                 expiry = round(report.ttl_seconds * 1000)
                 args += [report.reporter, report.waiting, report.running, expiry]
-        keys = [_INDEX, *(_key(about) for about in abouts)]
+        keys = [_INDEX, *map(_key, abouts), *(f"{_INDEX}:{namespace}" for namespace, _ in abouts)]
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 refused = cast("list[Any]", await self._state(keys=keys, args=args))
@@ -174,6 +195,8 @@ class RedisReports:
                 raise too_many_reporters(abouts[number])
             case [b"reported"]:
                 raise too_many_reported()
+            case [b"crowded", int(number)]:
+                raise too_many_reported_of(abouts[number][0])
             case _:
                 return
 

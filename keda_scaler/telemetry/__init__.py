@@ -1,6 +1,7 @@
 """What the scaler tells of itself: its metrics and its log."""
 
 import asyncio
+import json
 import logging
 import platform
 import sys
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import TextIO, cast
 
 import grpc
+import msgspec
 import structlog
 from prometheus_client import (
     CollectorRegistry,
@@ -45,12 +47,20 @@ def configure_logging() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info if not readable else structlog.dev.set_exc_info,
-            console if readable else structlog.processors.JSONRenderer(),
+            console if readable else structlog.processors.JSONRenderer(_json),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", Lines(sys.stderr))),
         cache_logger_on_first_use=True,
     )
+
+
+def _json(event: Mapping[str, object], **_: object) -> str:
+    """Write a line of the log; what JSON has no form for as Python shows it."""
+    try:
+        return msgspec.json.encode(event, enc_hook=repr).decode()
+    except UnicodeEncodeError:  # half a character, as an error of a Prometheus may have it
+        return json.dumps(event, default=repr)
 
 
 def _line(decision: Decision) -> tuple[object, ...]:
@@ -155,13 +165,14 @@ class Telemetry:
         self._reload_ok.set(result != "error")
 
     def decided(self, target: Target, before: Decision | None, decision: Decision) -> None:
-        """Log a decision whose state or reason changed: one line with the reason."""
+        """Log a decision whose state, reason or engines changed: one line with the reason."""
         if decision.warnings and (before is None or before.warnings != decision.warnings):
             for text in decision.warnings:
                 _log.warning("trigger", namespace=target.namespace, name=target.name, text=text)
         if before is not None and _line(before) == _line(decision):
             return
-        self._decisions.labels(decision.state, decision.reason).inc()
+        if before is None or _line(before)[:2] != _line(decision)[:2]:
+            self._decisions.labels(decision.state, decision.reason).inc()
         _log.info(
             "decision",
             namespace=target.namespace,

@@ -32,6 +32,7 @@ class Calls(Collector):
 
     def __init__(self) -> None:
         self._unary: defaultdict[tuple[str, str], Durations] = defaultdict(Durations)
+        self._unary["GetMetrics", "OK"] = Durations()  # an alert needs the 0 of a fresh start
         self._streams: defaultdict[tuple[str, str], int] = defaultdict(int)
 
     def ended(self, method: str, code: str, began: float) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from keda_scaler.telemetry.families import OF_SCALER, OF_TARGET, OF_TARGETS, Family
 from keda_scaler.telemetry.targets import MAX_SHOWN
 
-ALWAYS = 11
+ALWAYS = 12
 """Series of a target, at most, beside those of its signals."""
 
 PER_SIGNAL = 2

@@ -202,6 +202,14 @@ READING_AGE = Family(
     " replicas, what the wake source said. Absent: nothing was read yet.",
     "1 a target",
 )
+DEMAND = Family(
+    "keda_scaler_target_demand_requests",
+    "gauge",
+    OF_TARGET,
+    "Requests that the wake source has taken and not answered. Absent: there is no wake source, or"
+    " it says nothing.",
+    "1 a target",
+)
 STALE_AFTER = Family(
     "keda_scaler_target_stale_after_seconds",
     "gauge",
@@ -228,6 +236,7 @@ OF_TARGETS = (
     ANSWERING,
     STUCK_OF_TARGET,
     IDLE_IN,
+    DEMAND,
     READING_AGE,
     STALE_AFTER,
     ASKED_AGE,

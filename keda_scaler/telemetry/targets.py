@@ -16,7 +16,7 @@ from keda_scaler.telemetry.families import Family
 from keda_scaler.turns import Turns
 
 MAX_SHOWN = 5_000
-"""Targets with series of their own: the first that came. Each has 11 series, and 2 for each of its
+"""Targets with series of their own: the first that came. Each has 12 series, and 2 for each of its
 signals; of later ones only the totals tell."""
 
 _MAX_LABEL = 253
@@ -106,10 +106,14 @@ def figures(target: Target, decision: Decision, now: float) -> Iterator[Figure]:
     idle_at = target.idle_at
     if idle_at is not None and decision.reason in {Reason.SETTLING, Reason.PROVEN_IDLE}:
         yield families.IDLE_IN, "", round(max(0.0, idle_at - now), 3)
-    known_at = _known_at(target.snapshot)
+    snapshot, stale_after = target.snapshot, target.trigger.stale_after
+    demand = snapshot.demand
+    if demand is not None and now < demand.at + stale_after:
+        yield families.DEMAND, "", demand.in_flight
+    known_at = _known_at(snapshot)
     if known_at < math.inf:
         yield families.READING_AGE, "", round(max(0.0, now - known_at), 3)
-    yield families.STALE_AFTER, "", target.trigger.stale_after
+    yield families.STALE_AFTER, "", stale_after
     yield families.ASKED_AGE, "", round(max(0.0, now - target.asked_at), 3)
 
 

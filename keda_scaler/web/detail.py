@@ -70,6 +70,7 @@ def _facts(target: told.Explanation) -> Markup:
     facts = [
         ("Replicas", replicas_text(target)),
         ("To zero", to_zero(target)),
+        ("Asked about", f"{duration(target.asked_age_seconds)} ago"),
         ("List of replicas", "never known" if list_age is None else f"{duration(list_age)} old"),
     ]
     if target.replicas_listed_missing:

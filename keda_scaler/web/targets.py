@@ -51,7 +51,12 @@ class TargetsApi:
 
     async def target(self, request: web.Request) -> web.Response:
         """Explain the targets of one ScaledObject."""
-        return _json(Explained([explain(t.known(), time.time()) for t in await self.find(request)]))
+        turns = Turns()
+        explained = []
+        for target in await self.find(request):
+            explained.append(explain(target.known(), time.time()))
+            await turns.take()
+        return _json(Explained(explained))
 
     async def find(self, request: web.Request) -> list[Target]:
         """Find the targets that a request names in its path.

@@ -9,5 +9,7 @@ def report(
     running: int = 0,
     ttl: float = 30,
     name: str = "llama",
+    *,
+    namespace: str = "models",
 ) -> Report:
-    return Report("models", name, reporter, waiting, running, ttl)
+    return Report(namespace, name, reporter, waiting, running, ttl)

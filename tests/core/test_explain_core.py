@@ -49,7 +49,7 @@ def known(
         decision = decision_of(asks, last, memory, at)
         memory = ask(memory, view, decision.wanted)
         history.record(view, decision)
-    return Known("models", "llama", view, memory, decision, history)
+    return Known("models", "llama", view, memory, decision, history, asked_at=events[-1][0])
 
 
 def explained(
@@ -81,6 +81,7 @@ def test_a_busy_target_says_what_each_signal_asks_for() -> None:
     ]
     assert (target.replicas_listed, target.replicas_answering, target.replicas_wanted) == (2, 2, 5)
     assert (target.since_seconds, target.list_age_seconds) == (2.0, 2.0)
+    assert target.asked_age_seconds == 2.0
     assert (target.seconds_to_zero, target.seconds_to_zero_missing) == (None, "there is work")
     assert target.demand is None
 

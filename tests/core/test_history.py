@@ -107,6 +107,14 @@ def test_a_long_text_is_cut() -> None:
     assert len(change.text) == MAX_TEXT
 
 
+def test_texts_are_shared() -> None:
+    """Thousands of targets say the same."""
+    (one,), (other,) = (
+        recorded([(0.0, snapshot(replica("a", None), listed_at=0.0))]).changes for _ in range(2)
+    )
+    assert one.text is other.text
+
+
 def test_a_minute_is_one_sample() -> None:
     """Of its first decision: what is read meanwhile costs nothing."""
     times = [(60.0 + 5 * i, busy(60 + 5 * i, 2 + i, count=2)) for i in range(13)]

@@ -128,8 +128,9 @@ def test_one_scaled_object_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger()
     ledger.state([report(name="llama"), report(name="b", waiting=1)], NOW)
 
-    with pytest.raises(TooManyReportsError, match="more than 2 ScaledObjects"):
-        ledger.state([report(name="llama", waiting=5), report(name="c")], NOW)
+    for _ in range(2):  # also when it was looked just now what is forgotten
+        with pytest.raises(TooManyReportsError, match="more than 2 ScaledObjects"):
+            ledger.state([report(name="llama", waiting=5), report(name="c")], NOW)
     assert known(ledger, NOW) == Tally(0, 0, NOW)
     ledger.state([report(name="llama", waiting=5, ttl=1), report(name="b")], NOW)
     assert known(ledger, NOW) == Tally(5, 0, NOW)
@@ -137,5 +138,22 @@ def test_one_scaled_object_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger.state([report(name="c")], NOW + 30)  # b is forgotten, llama fell silent
     assert len(ledger) == 2
     later = NOW + 30 + SILENT_SECONDS + SWEEP_SECONDS
-    ledger.state([report(name="c")], later)
-    assert len(ledger) == 1
+    ledger.state([report(name="c"), report(name="d")], later)
+    assert len(ledger) == 2
+    assert not ledger.statements(ABOUT)
+
+
+def test_one_namespace_leaves_the_others_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own known ones go on, and what is forgotten makes room."""
+    monkeypatch.setattr(core, "MAX_REPORTED_OF_NAMESPACE", 2)
+    ledger = Ledger()
+    ledger.state([report(name="a", ttl=10), report(name="b", ttl=60)], NOW)
+
+    with pytest.raises(TooManyReportsError, match="2 ScaledObjects of namespace models"):
+        ledger.state([report(name="a"), report(name="c", namespace="other"), report(name="d")], NOW)
+    assert len(ledger) == 2
+    ledger.state([report(name="a", ttl=10), report(name="c", namespace="other")], NOW)
+
+    ledger.state([report(name="d")], NOW + 20)
+    with pytest.raises(TooManyReportsError):
+        ledger.state([report(name="a")], NOW + 20)

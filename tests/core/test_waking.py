@@ -5,9 +5,18 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.decision import Decision, Held, Reason, Reported, State, Unavailable
+from keda_scaler.core.decision import (
+    MAX_STUCK_NAMED,
+    Decision,
+    Held,
+    Reason,
+    Reported,
+    State,
+    Unavailable,
+)
 from keda_scaler.core.readings import Engine
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
@@ -396,6 +405,17 @@ def test_requests_that_stand_still_are_stuck() -> None:
         "a is stuck: its requests and its counters have not moved"
     ]
     assert isinstance(stuck.answers[Signal.QUEUE_DEPTH], Held)
+
+
+def test_ten_of_many_that_are_stuck_are_named() -> None:
+    """The others are counted: what is said of a target stays short."""
+    names = [f"pod-{number:02}" for number in range(MAX_STUCK_NAMED + 3)]
+    known = snapshot(*(replace(replica(name, running=1), still_since=0.0) for name in names))
+    decision = decided(trigger(stuckSeconds="10"), [(0.0, known)], 10.0)
+
+    assert decision.stuck == tuple(names)
+    assert [text.partition(" ")[0] for text in decision.warnings[:-1]] == names[:MAX_STUCK_NAMED]
+    assert decision.warnings[-1] == "3 more replicas are stuck"
 
 
 def test_who_takes_stuck_for_idle_gets_idle() -> None:

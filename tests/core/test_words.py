@@ -8,6 +8,7 @@ from keda_scaler.core.words import (
     asks,
     condition,
     duration,
+    plain,
     quantity,
     reading,
     replicas_text,
@@ -41,6 +42,7 @@ SUMMARY = told.Summary(
     replicas_listed_missing=None,
     replicas_answering=1,
     replicas_wanted=3,
+    asked_age_seconds=4.0,
     signals=(),
 )
 
@@ -64,6 +66,11 @@ def signal(**changed: object) -> told.Signal:
 def test_a_duration_has_two_units_at_most(seconds: float | None, text: str) -> None:
     """Nobody reads seconds of an hour."""
     assert duration(seconds) == text
+
+
+def test_what_others_wrote_steers_no_terminal() -> None:
+    """Escapes and ends of lines are shown as what they are not: a question mark."""
+    assert plain("pod-é \x1b[31m\x9b\n\u202e") == "pod-é ?[31m???"
 
 
 @pytest.mark.parametrize(

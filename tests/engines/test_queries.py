@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keda_scaler.core.matchers import parse_selector
@@ -12,6 +12,7 @@ from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 from keda_scaler.engines.queries import (
     UNSCRAPED,
+    UNTIMED,
     Found,
     Replicas,
     of_replicas,
@@ -174,7 +175,15 @@ def test_a_replica_that_cannot_be_scraped_stays_unknown() -> None:
     found = told(WORK, series(6), replicas=known | {"unscraped": (down, None)})
 
     assert found == {"a": Value(6, 7.0), "b": Missing(UNSCRAPED), "unscraped": Missing(UNSCRAPED)}
-    assert read(trigger(), known, {WORK: [series(6)]}, AT)["unscraped"] == ({}, None)
+
+
+def test_a_replica_without_a_time_is_unknown() -> None:
+    """What its engine says does not stand in for the query, and it has no share of the number."""
+    known: Replicas = {"a": ({}, None), "untimed": ({WORK: Value(1, 5.0)}, None)}
+
+    found = told(WORK, series(6), replicas=known)
+
+    assert found == {"a": Value(6, 7.0), "untimed": Missing(UNTIMED)}
 
 
 def test_replicas_are_what_is_scraped_and_selected() -> None:
@@ -247,6 +256,7 @@ answers = st.lists(
 
 
 @given(st.sampled_from((QUEUE, WORK, MEMORY, LATENCY)), answers)
+@example(QUEUE, [Sample("", {}, -5e-324, 0.0)])
 def test_whatever_comes_a_value_is_one_that_was_given(signal: Signal, answer: list[Sample]) -> None:
     """No answer makes up a number, and the parts of a sum are never more than it."""
     readings = told(signal, *answer)

@@ -296,6 +296,8 @@ async def test_one_replica_has_not_to_be_woken(tmp_path: Path) -> None:
     scaler = ScriptedScaler(trailers=(IDLE,))
     result = await probe_with(scaler, tmp_path, more=["minReplicaCount: 1"])
     assert "nothing can wake it" not in text_of(result)
+    idle = ["minReplicaCount: 1", "idleReplicaCount: 0"]
+    assert "nothing can wake it" in text_of(await probe_with(scaler, tmp_path, more=idle))
     result = await probe_with(ScriptedScaler(), tmp_path)
     assert "nothing can wake it" not in text_of(result)
 

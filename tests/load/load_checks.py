@@ -179,8 +179,11 @@ def no_errors(phase: Phase) -> Check:
 def scale_down(looks: Sequence[Look], plan: LoadPlan) -> Check:
     """Down to the minimum, not before idle window and cooldown are over, and soon after.
 
-    The looks begin with the load, and go on until no pod is left, or nobody waited any longer.
+    The looks begin with the load, and go on until no pod is left, or nobody waited any longer. What
+    was before a replica had the load does not count: clients may be slow to begin.
     """
+    served = (n for n, look in enumerate(looks) if look.ready and look.arrived > looks[0].arrived)
+    looks = looks[next(served, 0) :]
     peak = max(look.ready for look in looks)
     busy = max((look.under_way for look in looks if not look.wanted), default=0)
     answered = max((look.at for look in looks if look.under_way), default=looks[0].at)

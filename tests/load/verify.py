@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.record.parent.mkdir(parents=True, exist_ok=True)
         typed = sys.argv[1:] if arguments is None else arguments
         observed = Observed(
-            ["tests/load/verify.py", *typed],
+            ["python", "tests/load/verify.py", *typed],
             exit_code,
             "\n".join(report.lines),
             {"checks": [asdict(check) for check in report.checks]},

@@ -12,9 +12,10 @@ import grpc
 import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.testing import capture_logs
 
 from keda_scaler import engines
-from keda_scaler.core.readings import Readings, Replica, Value
+from keda_scaler.core.readings import Engine, Readings, Replica, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Accepts
 from keda_scaler.errors import SettingsError
@@ -170,6 +171,47 @@ async def test_every_call_lists_all_problems_of_a_trigger(method: str) -> None:
     assert "engin: unknown key; did you mean engine?" in text
     assert "no place to read from" in text
     assert "port: only with service" in text
+
+
+@pytest.mark.parametrize("method", ["GetMetricSpec", "IsActive", "StreamIsActive"])
+async def test_a_fault_of_ours_is_called_one(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its code, and in words that tell nobody what our code is about."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a detail of ours")
+
+    monkeypatch.setattr(servicer, "parse_trigger", fail)
+    with capture_logs() as logs:
+        async with serving(empty) as harness:
+            call = getattr(harness.stub, method)(REF)
+            code, text = await status_of(call.read() if method.startswith("Stream") else call)
+
+    assert code is grpc.StatusCode.INTERNAL
+    assert text == "internal error, see the scaler's log"
+    assert [line["rpc"] for line in logs] == [method]
+
+
+async def test_many_stuck_replicas_do_not_break_the_answer() -> None:
+    """What is said beside it stays below what clients take."""
+    names = [f"{'a-long-name-of-a-pod' * 6}-{number}" for number in range(500)]
+
+    def follow(target: Target) -> None:
+        engine = Engine("vllm", reserves_memory=True, progress=7.0)
+        now = time.monotonic()
+        for at in (now - 10, now):
+            told = dict.fromkeys((Signal.CONCURRENCY, Signal.QUEUE_DEPTH), Value(2, at))
+            target.polled({Replica(name): (told, engine) for name in names}, at)
+
+    reference = pb.ScaledObjectRef(name="llama", namespace="default", scalerMetadata=METADATA)
+    reference.scalerMetadata["stuckSeconds"] = "10"
+    async with serving(follow) as harness:
+        call = harness.stub.IsActive(reference)
+        assert (await call).result
+        told = await call.trailing_metadata()
+        warnings = [str(value) for key, value in told if key == "keda-scaler-warning"]
+
+    assert warnings[0].startswith(f"{min(names)} is stuck")
+    assert warnings[-1] == "490 more replicas are stuck"
 
 
 async def test_what_is_unknown_is_said_at_once() -> None:

@@ -157,6 +157,7 @@ async def test_a_gateway_that_cannot_be_scraped_is_unknown(world: World) -> None
         ),
         ("vector(-1)", "the query gives a number that is not one of requests"),
         ("vector(NaN)", "the query gives a number that is not one of requests"),
+        ("vector(1e39)", "the query gives a number that is not one of requests"),
         ("vector(Inf)", "the query gives a number that is not one of requests"),
         ("-Inf", "the query gives a number that is not one of requests"),
     ],

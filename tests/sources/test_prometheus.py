@@ -256,8 +256,9 @@ async def test_own_queries_read_an_engine_that_nobody_knows(world: World) -> Non
 
 
 async def test_own_queries_replace_one_signal_of_a_known_engine(world: World) -> None:
-    """The others stay what the engine says."""
-    trigger = trigger_of(engine="vllm", concurrencyQuery="sum(vllm:num_requests_running) * 10")
+    """The others stay what the engine says, also where `up` has not the label that selects."""
+    work = "sum(vllm:num_requests_running) * 10"
+    trigger = trigger_of(engine="vllm", selector='model_name!=""', concurrencyQuery=work)
     async with reading(world.source, "busy", trigger) as sink:
         await until(lambda: sink.readings)
     assert sink.names == ["pod-0"]

@@ -99,24 +99,46 @@ async def test_a_query_is_asked_once_for_all_that_have_the_same(own: OwnSeries) 
 
 
 async def test_a_slow_query_is_nobody_elses_trouble(own: OwnSeries) -> None:
-    """Neither of another namespace's own queries, nor of targets without any; few run at once."""
+    """Neither of another namespace's own queries, nor of targets without any."""
     source = source_of(own)
     slow = trigger("slow", targetQueueDepth="5", queueDepthQuery="slow * 2")
     more = trigger("slow * 3", pollSeconds="2")
     async with (
         reading(source, "a", slow) as one,
         reading(source, "a", more),
+        reading(source, "b", trigger("fine")) as other,
         reading(source, "plain", trigger_of()) as plain,
     ):
-        await until(lambda: own.waiting == promapi.MAX_OWN_IN_FLIGHT and plain.listings >= 2)
+        await until(lambda: own.waiting and other.listings >= 2 and plain.listings >= 2)
         assert not one.listings
         own.blocked.set()
         await until(lambda: one.number("pod-0", QUEUE) == 4)
-    assert own.most == promapi.MAX_OWN_IN_FLIGHT
+    assert own.most == 1
+
+
+async def test_slow_queries_of_many_namespaces_leave_room(own: OwnSeries) -> None:
+    """Few run at once, whatever they are for, and what everybody needs is still asked."""
+    prometheus = promapi.Prometheus(PrometheusServer(own.fake.url))
+    slow = [
+        asyncio.create_task(
+            prometheus.query_own(f'slow{{namespace="{name}"}}', time.time(), name, wakes=wakes)
+        )
+        for name in "abcdef"
+        for wakes in (False, True)
+    ]
+    async with asyncio.timeout(5):
+        await until(lambda: own.waiting == 2 * promapi.MAX_OWN_IN_FLIGHT)
+        assert await prometheus.query("max(timestamp(up))")
+        own.blocked.set()
+        await asyncio.gather(*slow)
+    assert own.most == 2 * promapi.MAX_OWN_IN_FLIGHT
+    prometheus.close()
 
 
 async def test_a_slow_query_to_wake_from_is_nobody_elses_trouble(own: OwnSeries) -> None:
-    """However many there are, replicas are read meanwhile, and so are other own queries."""
+    """However many there are, replicas are read meanwhile, and so are other own queries, and those
+    to wake from of another namespace.
+    """
     source = source_of(own)
     gateways = GatewaysSource(RULES, ServiceDirectory(), source, lambda *_: None)
     slow = [
@@ -124,17 +146,21 @@ async def test_a_slow_query_to_wake_from_is_nobody_elses_trouble(own: OwnSeries)
         for number in range(2 * promapi.MAX_IN_FLIGHT)
     ]
     tasks = [asyncio.create_task(gateways.run("a", "x", each, WakeNotebook())) for each in slow]
-    await until(lambda: own.waiting >= promapi.MAX_OWN_IN_FLIGHT)
+    waking = WakeNotebook()
+    fine = trigger_of(wakeFrom="query", wakeQuery="fine")
+    await until(lambda: own.waiting)
+    tasks.append(asyncio.create_task(gateways.run("b", "x", fine, waking)))
     async with (
         reading(source, "plain", trigger_of()) as plain,
         reading(source, "b", trigger("fine")) as other,
     ):
         await until(lambda: plain.listings and other.number("pod-0", WORK) == 4)
+        await until(lambda: waking.held == 4)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await gateways.aclose()
-    assert own.most == promapi.MAX_OWN_IN_FLIGHT
+    assert own.most == 1
 
 
 async def test_whose_turn_never_comes_is_told_so(
@@ -143,13 +169,12 @@ async def test_whose_turn_never_comes_is_told_so(
     """The wait is bounded, as each query is."""
     monkeypatch.setattr(promapi, "MAX_OWN_IN_FLIGHT", 1)
     prometheus = promapi.Prometheus(PrometheusServer(own.fake.url), query_seconds=0.2)
-    first = asyncio.create_task(prometheus.query_own('slow{namespace="a"}', time.time()))
+    slow = ('slow{namespace="a"}', time.time(), "a")
+    first = asyncio.create_task(prometheus.query_own(*slow))
     await until(lambda: own.waiting)
     with pytest.raises(SourceError, match="busy with other own queries"):
         async with asyncio.timeout(5):
-            await asyncio.gather(
-                *(prometheus.query_own('slow{namespace="a"}', time.time()) for _ in range(2))
-            )
+            await asyncio.gather(*(prometheus.query_own(*slow) for _ in range(2)))
     with pytest.raises(SourceError):
         await first
     prometheus.close()

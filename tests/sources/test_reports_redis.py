@@ -146,6 +146,7 @@ async def test_redis_keeps_what_the_ledger_keeps(
     """The script and the ledger in memory are two writings of the same rules."""
     for module in (core, redisreports):
         monkeypatch.setattr(module, "MAX_REPORTERS", 3)
+        monkeypatch.setattr(module, "MAX_REPORTED_OF_NAMESPACE", 2)
     dice = random.Random(4)
     ledger = Ledger()
     async with scaler(redis.url) as one:
@@ -195,6 +196,25 @@ async def test_caps_hold_for_all_scalers_together(
         await one.until_sum(104)
         with pytest.raises(TooManyReportsError, match="more than 2 ScaledObjects"):
             await other.state([report(name="fourth")])
+
+
+async def test_one_namespace_leaves_the_others_room(
+    redis: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own known ones go on, and what is forgotten makes room."""
+    for module in (core, redisreports):
+        monkeypatch.setattr(module, "MAX_REPORTED_OF_NAMESPACE", 2)
+    async with keeper(RedisServer(redis.url)) as reports:
+        await reports.state([report(), report(name="brief", ttl=0.1)])
+        await reports.state([report(waiting=1), report(namespace="other")])
+        async with asyncio.timeout(WAIT_SECONDS):
+            while True:
+                with contextlib.suppress(TooManyReportsError):
+                    await reports.state([report(name="third")])
+                    break
+                await asyncio.sleep(0.02)
+        with pytest.raises(TooManyReportsError, match="2 ScaledObjects of namespace models"):
+            await reports.state([report(namespace="other"), report(name="fourth")])
 
 
 async def test_a_restart_with_its_data_loses_nothing(tmp_path: Path) -> None:
@@ -305,6 +325,9 @@ async def test_nothing_is_kept_for_ever(redis: RedisProcess) -> None:
         await reports.state([report(ttl=0.1), report(ttl=0.1, name="busy", running=1)])
     ttl = int(redis.command("PTTL", "keda-scaler:reports:models/busy").strip().lstrip(b":"))
     assert 0 < ttl <= (SILENT_SECONDS + 0.1) * 1000
+    for index in ("keda-scaler:reports", "keda-scaler:reports:models"):
+        last = int(redis.command("PTTL", index).strip().lstrip(b":"))
+        assert 0 < last <= (SILENT_SECONDS + 0.1) * 1000
     async with asyncio.timeout(WAIT_SECONDS):
         while redis.command("EXISTS", "keda-scaler:reports:models/llama") != b":0\r\n":
             await asyncio.sleep(0.02)

@@ -23,7 +23,11 @@ def _wakes(trigger: KedaTrigger) -> bool:
 def _is_stranded(subject: Subject) -> bool:
     scaled_object = subject.scaled_object
     forced = scaled_object.annotations.force_activation
-    return subject.may_sleep and not forced and not any(map(_wakes, scaled_object.triggers))
+    return (
+        subject.scaled_object.may_sleep
+        and not forced
+        and not any(map(_wakes, scaled_object.triggers))
+    )
 
 
 def _counts_requests(subject: Subject) -> bool:
@@ -57,7 +61,7 @@ def _push(subject: Subject) -> Iterator[Hit]:
         # Of what Prometheus has scraped only, a poll is told soon enough.
         scraped = trigger.by_prometheus and trigger.wake_service is None
         if (
-            subject.may_sleep
+            subject.scaled_object.may_sleep
             and ours.keda.type == "external"
             and wakes
             and not (scraped and trigger.wake_from != "reports")
@@ -69,7 +73,7 @@ def _push(subject: Subject) -> Iterator[Hit]:
 
 def _initial_cooldown(subject: Subject) -> Iterator[Hit]:
     given = subject.scaled_object.initial_cooldown_period
-    if subject.may_sleep and given < subject.cold_start:
+    if subject.scaled_object.may_sleep and given < subject.cold_start:
         says = f"less than coldStartSeconds, {subject.cold_start:g}"
         raw = subject.field("initialCooldownPeriod")
         if raw is None:
@@ -82,7 +86,7 @@ def _cooldown(subject: Subject, *, leased: bool) -> Iterator[Hit]:
     has_lease = any(
         trigger.wake_from is not None or trigger.by_reports for _, trigger in subject.read
     )
-    if subject.may_sleep and given < subject.cold_start and has_lease is leased:
+    if subject.scaled_object.may_sleep and given < subject.cold_start and has_lease is leased:
         says = f"less than coldStartSeconds, {subject.cold_start:g}"
         yield Hit("spec.cooldownPeriod", says, str(given))
 
@@ -99,7 +103,7 @@ def _idle_adds(subject: Subject) -> Iterator[Hit]:
     cooldown = subject.scaled_object.cooldown_period
     for ours, trigger in subject.read:
         idle = trigger.idle_seconds
-        if subject.may_sleep and min(idle, cooldown) >= _LONG_SECONDS:
+        if subject.scaled_object.may_sleep and min(idle, cooldown) >= _LONG_SECONDS:
             says = f"with cooldownPeriod {cooldown} about {idle + cooldown:g} s until zero"
             yield Hit(ours.path("idleSeconds"), says, f"{idle:g}")
 
@@ -115,7 +119,7 @@ def _unused(subject: Subject) -> Iterator[Hit]:
         subject.field("triggers", trigger.index, "useCachedMetrics") is True
         for trigger in subject.scaled_object.triggers
     )
-    if subject.may_sleep or cached:
+    if subject.scaled_object.may_sleep or cached:
         return
     for field in ("pollingInterval", "cooldownPeriod", "initialCooldownPeriod"):
         given = subject.field(field)
@@ -125,7 +129,7 @@ def _unused(subject: Subject) -> Iterator[Hit]:
 
 def _slow(subject: Subject) -> Iterator[Hit]:
     given = subject.scaled_object.polling_interval
-    if subject.may_sleep and given > _SLOW_SECONDS:
+    if subject.scaled_object.may_sleep and given > _SLOW_SECONDS:
         yield Hit("spec.pollingInterval", "KEDA's own default is 30", str(given))
 
 
@@ -136,7 +140,7 @@ def _fallback_zero(subject: Subject) -> Iterator[Hit]:
 
 
 def _fallback_value(subject: Subject) -> Iterator[Hit]:
-    if subject.scaled_object.fallback is None or not subject.may_sleep:
+    if subject.scaled_object.fallback is None or not subject.scaled_object.may_sleep:
         return
     for ours in subject.ours:
         if ours.keda.metric_type == "Value":
@@ -154,7 +158,7 @@ def _fallback_hold(subject: Subject) -> Iterator[Hit]:
 
 def _cpu(subject: Subject) -> Iterator[Hit]:
     for trigger in subject.scaled_object.triggers:
-        if trigger.type in {"cpu", "memory"} and subject.may_sleep:
+        if trigger.type in {"cpu", "memory"} and subject.scaled_object.may_sleep:
             path = f"spec.triggers[{trigger.index}].type"
             yield Hit(path, "has no say in going to zero", trigger.type)
 
