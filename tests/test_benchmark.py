@@ -71,8 +71,8 @@ def test_benchmark_measures_both_servers_and_no_call_fails(tmp_path: Path) -> No
 
 
 def test_benchmark_fails_below_the_floor() -> None:
-    """A throughput below the floor at 16 in flight is exit code 1, and it says so."""
-    done = benchmark("--in-flight", "16", "--floor", "1000")
+    """With --strict a throughput below the floor at 16 in flight is exit code 1, and it says so."""
+    done = benchmark("--in-flight", "16", "--floor", "1000", "--strict")
     assert done.returncode == 1
     assert "below the floor of 1000" in done.stderr
     assert "ours/bare" in done.stdout
