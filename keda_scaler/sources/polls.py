@@ -32,6 +32,10 @@ answers again is noticed within this."""
 _JITTER = 0.8
 """Least share of a pause that is waited for, at random."""
 
+TICK_SECONDS = 0.001
+"""What is left of a pause and not worth waiting for: timers are no finer, and a clock that moves in
+such steps would have us wait for less than it can tell, again and again."""
+
 SHARE = 0.5
 """Most of a pause that reading and telling may take from it."""
 
@@ -239,7 +243,7 @@ class _Reader(Generic[T]):
         loop = asyncio.get_running_loop()
         # Whether a target wakes has to be looked at; a page is asked for when one becomes ready.
         look = WAKE_SECONDS if any(each.sink for each in self.followers) else math.inf
-        while (left := began + share * self._pause(failures) - loop.time()) > 0:
+        while (left := began + share * self._pause(failures) - loop.time()) > TICK_SECONDS:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, look)):
                     await self._asked.wait()

@@ -32,6 +32,7 @@ from keda_scaler.engines.queries import Found
 from keda_scaler.engines.samples import Sample
 from keda_scaler.engines.spaces import Part, Space
 from keda_scaler.errors import SourceError, TooMuchError
+from keda_scaler.sources.polls import TICK_SECONDS
 from keda_scaler.sources.promapi import Pin, Prometheus, sample_of
 from keda_scaler.sources.promreplicas import REMEMBERED_SECONDS, Roster
 from keda_scaler.sources.promspaces import Asker, Failed
@@ -161,7 +162,7 @@ class Rounds:
         loop = asyncio.get_running_loop()
         failures, next_at = 0, loop.time()
         while True:
-            is_full = loop.time() >= next_at
+            is_full = loop.time() >= next_at - TICK_SECONDS
             due = list(self._targets if is_full else self._new)
             self._new.clear()
             self._joined.clear()
@@ -179,7 +180,7 @@ class Rounds:
     async def _rest(self, until: float) -> None:
         """Wait until the next round is due; new targets make it so, a moment later."""
         loop = asyncio.get_running_loop()
-        while loop.time() < until and not self._new:  # timers may be a little early
+        while loop.time() < until - TICK_SECONDS and not self._new:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(until):
                     await self._joined.wait()

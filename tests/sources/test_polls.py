@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ from structlog.testing import capture_logs
 
 from keda_scaler.core.readings import Demand, Missing
 from keda_scaler.errors import SourceError
+from keda_scaler.sources import polls
 from keda_scaler.sources.polls import MAX_RETRY_SECONDS, Follower, Polls, pause
 
 pytestmark = pytest.mark.looptime
@@ -89,6 +91,19 @@ async def test_a_target_that_loses_its_replicas_is_noticed() -> None:
         sink.is_waking = True
         await asyncio.sleep(1.05)
         assert 10 <= world.times[1] <= 11.05
+    await world.polls.aclose()
+
+
+@pytest.mark.timeout(10)
+async def test_a_pause_that_ends_between_two_ticks_of_the_clock_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Waiting for less than the clock can tell, again and again, spun for as long as it stood."""
+    monkeypatch.setattr(polls, "random", random.Random(28))  # one of its pauses ends there
+    world = World()
+    with world.followed(Sink(is_waking=True)):
+        await asyncio.sleep(30)
+    assert 30 <= len(world.times) <= 38
     await world.polls.aclose()
 
 
