@@ -11,7 +11,7 @@ from hypothesis import settings
 
 import keda_scaler
 
-pytest_plugins = ["gpu_fixtures"]
+pytest_plugins = ["gpu_fixtures", "prometheus_server"]
 
 settings.register_profile("default", deadline=None, max_examples=100)
 settings.register_profile("ci", deadline=None, max_examples=200, derandomize=True)

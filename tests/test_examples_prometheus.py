@@ -38,13 +38,6 @@ LOAD = Request(prompt_tokens=500, output_tokens=10)
 pytestmark = [pytest.mark.xdist_group("prometheus"), pytest.mark.timeout(120)]
 
 
-@pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusProcess]:
-    running = PrometheusProcess(tmp_path_factory.mktemp("prometheus"))
-    yield running
-    running.stop()
-
-
 @pytest.fixture(autouse=True)
 def _scrape_nothing_after(prometheus: PrometheusProcess) -> Iterator[None]:
     """Leave nothing to scrape that is gone."""

@@ -8,7 +8,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,13 +102,6 @@ async def serving(*arguments: str, env: dict[str, str] | None = None) -> AsyncIt
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.communicate()
-
-
-@pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusProcess]:
-    running = PrometheusProcess(tmp_path_factory.mktemp("prometheus"))
-    yield running
-    running.stop()
 
 
 @dataclass

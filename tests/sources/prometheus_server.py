@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -52,6 +52,14 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator["PrometheusProcess"]:
+    """Run a Prometheus for the tests of a file."""
+    process = PrometheusProcess(tmp_path_factory.mktemp("prometheus"))
+    yield process
+    process.stop()
 
 
 class PrometheusProcess:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
@@ -81,13 +81,6 @@ class World:
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a second be a fifth of one; Prometheus scrapes every second."""
     monkeypatch.setattr(polls, "WAKE_SECONDS", 0.2)
-
-
-@pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusProcess]:
-    process = PrometheusProcess(tmp_path_factory.mktemp("prometheus"))
-    yield process
-    process.stop()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

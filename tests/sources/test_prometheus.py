@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
@@ -98,14 +98,6 @@ class World:
         await self.source.aclose()
         for page in self.pages.values():
             await page.stop()
-
-
-@pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusProcess]:
-    """Run a Prometheus for the tests of this file."""
-    process = PrometheusProcess(tmp_path_factory.mktemp("prometheus"))
-    yield process
-    process.stop()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
