@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from keda_scaler import __version__
+from keda_scaler import KEDA_PROTO, __version__
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.errors import EvidenceError
 from keda_scaler.keda.scaledobject import EXTERNAL_TYPES
@@ -43,11 +43,6 @@ _IN_URL = re.compile(r"(\w://)[^@\s]*@")
 _QUERY_OF_URL = re.compile(r"(\w://[^\s?'\"]+\?)[^\s'\",;)]+")
 
 
-def keda_level(methods: Sequence[str]) -> str:
-    """Name the KEDA from which on the protocol has these calls."""
-    return "2.21" if "StreamMetricSpec" in methods else "2.20"
-
-
 def versions() -> dict[str, str]:
     """Say what runs here: our version, Python, libraries, and the protocol that we speak."""
     calls = pb.DESCRIPTOR.services_by_name["ExternalScaler"].methods_by_name
@@ -55,7 +50,7 @@ def versions() -> dict[str, str]:
         "keda-scaler": __version__,
         "Python": platform.python_version(),
         **{name: version(name) for name in _PACKAGES},
-        "KEDA protocol": f"{keda_level(list(calls))} ({len(calls)} calls)",
+        "KEDA protocol": f"{KEDA_PROTO} ({len(calls)} calls)",
     }
 
 

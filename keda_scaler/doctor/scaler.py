@@ -10,8 +10,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from keda_scaler import KEDA_PROTO
 from keda_scaler.doctor.checks import Check, fail, ok, skipped, warn
-from keda_scaler.evidence import keda_level
 from keda_scaler.pb import externalscaler_pb2 as pb
 
 CALL_SECONDS = 5.0
@@ -90,7 +90,8 @@ async def _reflection(channel: grpc.aio.Channel) -> Check:
     methods = _methods(answer)
     if _SERVICE not in _services(services):
         return fail("reflection", f"no service {_SERVICE}", "this is no external scaler: --address")
-    return ok("reflection", f"{_SERVICE} with {len(methods)} calls, KEDA {keda_level(methods)}")
+    level = KEDA_PROTO if "StreamMetricSpec" in methods else "2.20"
+    return ok("reflection", f"{_SERVICE} with {len(methods)} calls, KEDA {level}")
 
 
 def _services(answer: Any) -> list[str]:
