@@ -13,6 +13,7 @@ import aiohttp
 
 from keda_scaler.errors import SourceError
 from keda_scaler.sources.apiserver import Configure, kubeconfig
+from keda_scaler.sources.bodies import read_at_most
 
 if TYPE_CHECKING:
     from kubernetes_asyncio.client import ApiClient
@@ -147,9 +148,7 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
             raise NotThereError("the Kubernetes API server does not know it")
         case status:
             raise SourceError(f"the Kubernetes API server answers {status}")
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > _MAX_BYTES:
-            raise SourceError("an answer of the Kubernetes API server is too large")
-    return bytes(body)
+    body = await read_at_most(response, _MAX_BYTES)
+    if body is None:
+        raise SourceError("an answer of the Kubernetes API server is too large")
+    return body

@@ -11,6 +11,7 @@ import aiohttp
 from keda_scaler.errors import ScaledObjectError
 from keda_scaler.lint.documents import Document, text_at, value_at
 from keda_scaler.sources.apiserver import Configure
+from keda_scaler.sources.bodies import read_at_most
 
 if TYPE_CHECKING:
     from kubernetes_asyncio.client import ApiClient
@@ -116,11 +117,9 @@ async def _body(response: aiohttp.ClientResponse, plural: str, namespace: str | 
             raise ScaledObjectError(f"{PLACE}: it does not know {plural}; is KEDA installed?")
         if response.status != 200:
             raise ScaledObjectError(f"{PLACE}: {response.status} to a list of {plural}")
-        body = bytearray()
-        async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > _PAGE_BYTES:
-                raise ScaledObjectError(f"{PLACE}: the list of {plural} is too large")
-        return bytes(body)
+        body = await read_at_most(response, _PAGE_BYTES)
+        if body is None:
+            raise ScaledObjectError(f"{PLACE}: the list of {plural} is too large")
+        return body
     finally:
         response.close()

@@ -17,6 +17,7 @@ import aiohttp
 
 from keda_scaler import __version__
 from keda_scaler.errors import SourceError
+from keda_scaler.sources.bodies import read_at_most
 
 if TYPE_CHECKING:
     from kubernetes_asyncio.client import ApiClient, Configuration
@@ -120,18 +121,16 @@ class ApiServer:
     async def page(self, namespace: str, token: str | None) -> bytes:
         """Read a page of a list; without a token the first."""
         query = {"limit": _PAGE_SLICES, **({"_continue": token} if token else {})}
-        body = bytearray()
         response = await self._get("list", namespace, self._timings.page, query)
         try:
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > _PAGE_BYTES:
-                    raise ApiError("a list of EndpointSlices is too large")
+            body = await read_at_most(response, _PAGE_BYTES)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise unreachable(error) from error
         finally:
             response.close()
-        return bytes(body)
+        if body is None:
+            raise ApiError("a list of EndpointSlices is too large")
+        return body
 
     async def watch(
         self, namespace: str, version: str | None, seconds: float

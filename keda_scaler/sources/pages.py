@@ -19,6 +19,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.errors import PageError, SourceError
+from keda_scaler.sources.bodies import read_at_most
 from keda_scaler.sources.sink import Clock
 
 PAGE_SECONDS = 5.0
@@ -46,8 +47,6 @@ whoever still waits for it."""
 
 IDLE_SECONDS = 75.0
 """How long a connection is kept open between two polls; the next poll is seldom later."""
-
-_CHUNK = 1 << 16
 
 
 class CheckedResolver(AbstractResolver):
@@ -177,9 +176,7 @@ def _why(error: aiohttp.ClientConnectorError) -> str:
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_chunked(_CHUNK):
-        body += chunk
-        if len(body) > MAX_PAGE_BYTES:
-            raise PageError(f"the page is longer than {MAX_PAGE_BYTES >> 20} MiB")
-    return bytes(body)
+    body = await read_at_most(response, MAX_PAGE_BYTES)
+    if body is None:
+        raise PageError(f"the page is longer than {MAX_PAGE_BYTES >> 20} MiB")
+    return body
