@@ -15,6 +15,8 @@ import pytest
 import yaml
 from aiohttp import web
 
+from keda_scaler.demo.gateway import Gateway
+from keda_scaler.sim.requests import Request
 from load_checks import (
     Loaded,
     LoadPlan,
@@ -27,8 +29,8 @@ from load_checks import (
     scale_down,
     scale_up,
 )
-from load_run import LOCUSTFILE, LoadError, read, run_locust
-from verify import main
+from load_run import LOCUSTFILE, LoadError, kept_awake, read, run_locust
+from verify import SHORT, main
 
 PLAN = LoadPlan(users=10)
 GOOD = Loaded({"200": 3}, {}, {100.0: 2, 200.0: 1}, {50.0: 3})
@@ -159,6 +161,27 @@ def test_quantile() -> None:
     assert quantile({20.0: 1, 10.0: 1}, 0.5) == 10.0
     assert quantile({20.0: 2, 10.0: 1}, 0.5) == 20.0
     assert str(quantile({}, 0.5)) == "nan"
+
+
+class FakeGateway(Gateway):
+    """Where requests are done with at once."""
+
+    def submit(self, request: Request) -> None:
+        assert request.output_tokens == 1
+        self.arrived += 1
+        self.served += 1
+
+
+@pytest.mark.looptime
+async def test_a_replica_is_kept_while_locust_is_slow_to_begin() -> None:
+    """It went to zero before the baseline's only request came, on a machine that was slow."""
+    gateway = FakeGateway(SHORT, list)
+    async with kept_awake(SHORT, gateway):
+        await asyncio.sleep(10 * SHORT.idle_seconds)
+    kept = gateway.arrived
+    assert kept == pytest.approx(20, abs=1)
+    await asyncio.sleep(10 * SHORT.idle_seconds)
+    assert gateway.arrived == kept
 
 
 def test_a_short_verification(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

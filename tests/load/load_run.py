@@ -7,10 +7,11 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from keda_scaler.demo.gateway import Gateway
 from keda_scaler.demo.journal import Change, Journal
 from keda_scaler.demo.stack import Stack, running
 from keda_scaler.keda.cluster import Step
@@ -65,7 +66,9 @@ async def _phases(plan: LoadPlan, stack: Stack, found: Callable[[Check], None]) 
     while stack.gateway.under_way:
         await asyncio.sleep(LOOK_SECONDS)
     stack.journal.add("requests", "one, at one replica")
-    found(baseline(await _ask_once(plan, stack)))
+    async with kept_awake(plan, stack.gateway):
+        alone = await _ask_once(plan, stack)
+    found(baseline(alone))
     stack.journal.add("requests", f"{plan.users} users ask for {plan.seconds} s")
     load = await _load(
         plan, stack, users=plan.users, spawn_rate=plan.users, run_time=f"{plan.seconds}s"
@@ -99,6 +102,21 @@ async def _load(plan: LoadPlan, stack: Stack, **flags: object) -> Phase:
 
 
 @contextlib.asynccontextmanager
+async def kept_awake(plan: LoadPlan, gateway: Gateway) -> AsyncIterator[None]:
+    """Let a request arrive whenever none did for half the idle window: locust is slow to begin."""
+
+    async def keep() -> None:
+        while True:
+            arrived = gateway.arrived
+            await asyncio.sleep(plan.idle_seconds / 2)
+            if gateway.arrived == arrived:
+                gateway.submit(Request(plan.prompt_tokens, 1))
+
+    async with _beside(keep(), "keep awake"):
+        yield
+
+
+@contextlib.asynccontextmanager
 async def _looking(stack: Stack) -> AsyncIterator[list[Look]]:
     """Look at the stack again and again, from now on."""
     looks = [_look(stack)]
@@ -108,10 +126,17 @@ async def _looking(stack: Stack) -> AsyncIterator[list[Look]]:
             await asyncio.sleep(LOOK_SECONDS)
             looks.append(_look(stack))
 
-    task = asyncio.create_task(look_on(), name="looks")
-    try:
+    async with _beside(look_on(), "looks"):
         yield looks
         looks.append(_look(stack))
+
+
+@contextlib.asynccontextmanager
+async def _beside(endless: Coroutine[None, None, None], name: str) -> AsyncIterator[None]:
+    """Run something until what is within is over."""
+    task = asyncio.create_task(endless, name=name)
+    try:
+        yield
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
