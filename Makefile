@@ -16,7 +16,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' keda_scaler/__init__.p
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cache/tools/bin:$(PATH)
 
-.PHONY: help run demo test verify check fmt fuzz bench audit sbom docs pictures proto lock tools wheel version image e2e clean
+.PHONY: help run demo test verify check fmt fuzz bench audit sbom docs pictures proto lock tools wheel version image e2e gpu clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -109,6 +109,9 @@ image:  ## build the image keda-scaler:VERSION; needs docker, or DOCKER=podman
 
 e2e: $(VENV)/dev  ## scale from 0 to N and back in the cluster of KUBECONFIG; see tests/e2e/README.md
 	$(BIN)/pytest -c tests/e2e/pytest.ini tests/e2e
+
+gpu: $(VENV)/dev  ## compare what we read of this node's GPU with nvidia-smi, while it is used
+	$(BIN)/pytest -s tests/gpu/real_gpu.py
 
 $(VENV)/runtime: requirements/runtime.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

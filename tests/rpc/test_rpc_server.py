@@ -407,6 +407,18 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
+async def test_all_methods_share_one_wait_for_the_next_call() -> None:
+    """grpc.aio has one task for each wait, and looks at all of them for every call."""
+    async with serving(empty) as harness:
+        await harness.stub.GetMetricSpec(REF)
+        waits = [
+            name
+            for task in asyncio.all_tasks()
+            if "_request_" in (name := getattr(task.get_coro(), "__qualname__", ""))
+        ]
+    assert waits == ["AioServer._request_call"]
+
+
 async def test_health_names_the_service() -> None:
     """Kubernetes probes ask for the whole server or for the service."""
     async with serving(empty) as harness:
