@@ -208,6 +208,17 @@ async def test_the_fresh_idle_page(world: World) -> None:
         assert late.values == {"queue-depth": 0.0, "gpu-memory-pressure": 0.0}
 
 
+async def test_requests_that_no_poll_saw(world: World) -> None:
+    """The gauges are 0 before and after; a model that answers fast is not put to sleep."""
+    metadata = await world.serve(capture("idle-fresh")) | {"idleSeconds": "3"}
+    async with serving(*world.arguments) as scaler:
+        await until(scaler, world, metadata, lambda found: found.active is False)
+        world.pages[0].body = capture("idle-after")
+        found = await until(scaler, world, metadata, lambda found: found.active is True)
+        assert found.values["queue-depth"] == 0.0
+        await until(scaler, world, metadata, lambda found: found.active is False)
+
+
 async def test_a_killed_engine_is_held(world: World) -> None:
     """Last values, then active without values, then an error; never 0 and never inactive."""
     metadata = await world.serve(capture("busy-queue")) | BOTH | {"holdSeconds": "3"}

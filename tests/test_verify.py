@@ -72,7 +72,7 @@ def test_what_is_good() -> None:
         "PASS  no 5xx       3 x 200; TTFT median 100 ms, p95 200 ms; ITL median 50 ms",
         (
             "PASS  scale down   3 -> 0 replicas, none wanted 95.0 s after the last answer "
-            "(at least 85 s), none left after 97.0 s (limit 102.5 s); "
+            "(at least 85 s), none left after 97.0 s (limit 103.5 s); "
             "0 requests under way at zero"
         ),
         (
@@ -118,7 +118,7 @@ def test_a_bad_way_up(looks: tuple[Look, ...]) -> None:
     [
         DOWN[:-1],
         (*DOWN[:-2], replace(DOWN[-2], at=134.9), DOWN[-1]),
-        (*DOWN[:-1], replace(DOWN[-1], at=152.6)),
+        (*DOWN[:-1], replace(DOWN[-1], at=153.6)),
         (*UP, replace(ZERO, at=51.0, pods=3, under_way=1), *DOWN[-3:]),
     ],
     ids=["a pod is left", "too early", "too late", "with a request"],

@@ -3,7 +3,8 @@
 Rules
 1. Evidence of work is positive: one threshold exceeded by what fresh readings add up to is enough,
    or one request that the wake source has seen, whatever is missing beside them, because requests
-   that we cannot see only add to those we see.
+   that we cannot see only add to those we see. A request that came and went between two polls is
+   in no gauge, and is evidence by the counters of the engine.
 2. Proof of idleness is complete: the list of replicas is fresh, every replica on it answered for
    every signal that could show work, none did, and the wake source said the same.
 3. Everything else is unknown. Nothing here turns a missing reading into a number.
@@ -103,6 +104,7 @@ def _on_replicas(view: View) -> _Found:
     evidence: Work | None = None
     missing: str | None = None
     proven_at = math.inf
+    served_at: float | None = None
     for signal, above in view.trigger.activations:
         fresh: list[Value] = []
         for replica in view.snapshot.replicas:
@@ -111,11 +113,16 @@ def _on_replicas(view: View) -> _Found:
                 proven_at = min(proven_at, value.at)
                 if not view.is_stuck(replica):
                     fresh.append(value)
+                if replica.has_served:
+                    served_at = value.at if served_at is None else max(served_at, value.at)
             elif signal is Signal.CONCURRENCY or signal not in replica.lacking:
                 missing = missing or replica.problem(signal)
         last = _exceeded_until(signal, fresh, above)
         if last is not None and (evidence is None or last + stale_after > evidence.until):
             evidence = Work(f"{signal} is above {above:g}", last + stale_after)
+    # How many there were at a time is not known, but that there was one.
+    if evidence is None and served_at is not None and view.trigger.activation_requests < 1:
+        evidence = Work("requests were served since the poll before", served_at + stale_after)
     return _Found(evidence, missing, proven_at)
 
 

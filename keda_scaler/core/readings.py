@@ -88,6 +88,10 @@ class Engine(Struct, frozen=True, gc=False):
     asleep: bool = False
     """Whether it has put its model out of the GPU's memory and serves nothing until it is woken."""
 
+    served: float | None = None
+    """Sum of the counters that rise with every request that is served. None: the engine does not
+    count, or the page does not say."""
+
     progress: float | None = None
     """Sum of the counters that move whenever a request gets on: tokens, requests that ended. None:
     the engine does not count, or the page does not say."""

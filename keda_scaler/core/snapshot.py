@@ -50,6 +50,10 @@ class ReplicaReadings(Struct, frozen=True, gc=False):
     progress: float | None = None
     """See `Engine`, of the newest poll that told it."""
 
+    has_served: bool = False
+    """Whether requests were served between the newest poll that told of the engine and the one
+    before it."""
+
     still_since: float | None = None
     """Since when its requests and its progress have not moved, in monotonic seconds; None: they
     move, or there is nothing to tell it by, or no request."""
@@ -106,8 +110,10 @@ def absorb(
             case _:
                 assert_never(reading)
     progress, still_since = before.progress, before.still_since
+    has_served = before.has_served
     if engine is not None:
         progress = engine.progress
+        has_served = _has_served(before.engine, engine)
         still_since = _still_since(before, values, progress)
     return ReplicaReadings(
         before.replica,
@@ -119,8 +125,19 @@ def absorb(
         ever,
         engine,
         progress,
+        has_served,
         still_since,
     )
+
+
+def _has_served(before: Engine | None, now: Engine) -> bool:
+    """Whether requests were served between two polls. A counter that fell is a restart.
+
+    One that was not there before was born with its first request.
+    """
+    if before is None or before.key != now.key or now.served is None:
+        return False
+    return now.served > (before.served or 0.0)
 
 
 def _still_since(

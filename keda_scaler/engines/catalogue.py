@@ -117,6 +117,9 @@ def _chapter(dialect: Dialect) -> Iterator[str]:
     if dialect.supersedes:
         names = ", ".join(f"`{name}`" for name in sorted(dialect.supersedes))
         yield f"- `auto` prefers it to {names} on a page that has both."
+    if dialect.served:
+        counters = " + ".join(_family(family) for family in dialect.served)
+        yield f"- Requests that no poll saw: {counters}."
     yield f"- Progress: {' + '.join(_family(family) for family in dialect.progress)}."
     if dialect.sleep:
         flags = ", else ".join(_family(family) for family in dialect.sleep.families)

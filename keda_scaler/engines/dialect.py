@@ -121,9 +121,13 @@ class Dialect:
     summaries: Mapping[Signal, tuple[Family, ...]] = field(default_factory=dict)
     """Per latency, the summaries that stand for a histogram where the page has none."""
 
-    progress: tuple[Family, ...] = ()
-    """Counters that move whenever a request gets on: of tokens, of steps, of requests that ended.
-    All that a page has are added up, and only whether the sum changes means something."""
+    served: tuple[Family, ...] = ()
+    """Counters that rise with every request that is served, and with nothing else: not with an
+    engine's own probes. All that a page has are added up: where the sum rises, requests came and
+    went between two polls. Empty: the engine counts none, or they are in its signals."""
+
+    steps: tuple[Family, ...] = ()
+    """Counters that move while a request gets on: of tokens, of steps of the model."""
 
     sleep: Quantity | None = None
     """1 while every engine of a page sleeps: its model is out of the GPU's memory, and it has no
@@ -161,6 +165,14 @@ class Dialect:
 
     notes: str = ""
     """What a reader of the documentation should know, in Markdown."""
+
+    @cached_property
+    def progress(self) -> tuple[Family, ...]:
+        """Counters that move whenever a request gets on, or ends.
+
+        All that a page has are added up, and only whether the sum changes means something.
+        """
+        return (*self.steps, *self.served)
 
     @cached_property
     def canonical(self) -> Mapping[str, str]:

@@ -69,10 +69,10 @@ DYNAMO = Dialect(
         Signal.ITL: (Family("dynamo_frontend_inter_token_latency_seconds", versions="all"),),
         Signal.LATENCY: (Family("dynamo_frontend_request_duration_seconds", versions="all"),),
     },
-    progress=(
+    served=(Family("dynamo_frontend_requests_total", versions="all"),),
+    steps=(
         Family("dynamo_frontend_output_tokens_total", versions="newer ones; while they come"),
-        Family("dynamo_frontend_requests_total", versions="all"),
-        Family(
+        Family(  # it counts the probes of workers as well
             "dynamo_component_requests_total",
             {"dynamo_endpoint": {"generate"}},
             versions="workers",

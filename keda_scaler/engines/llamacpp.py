@@ -28,9 +28,9 @@ LLAMA_CPP = Dialect(
             ),
         ),
     },
-    progress=(
+    served=(Family("llamacpp:prompt_tokens_total", versions="all"),),  # it counts no requests
+    steps=(
         Family("llamacpp:n_decode_total", versions="not the first ones; steps of the model"),
-        Family("llamacpp:prompt_tokens_total", versions="all"),
         Family("llamacpp:tokens_predicted_total", versions="all"),
     ),
     spellings=(("llamacpp:", "llamacpp_"),),

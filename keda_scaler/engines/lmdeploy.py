@@ -44,11 +44,11 @@ LMDEPLOY = Dialect(
         ),
         Signal.LATENCY: (Family("lmdeploy:e2e_request_latency_seconds", versions=_SINCE),),
     },
-    progress=(
+    served=(
         Family("lmdeploy:prompt_tokens_total", versions=_SINCE),
-        Family("lmdeploy:generation_tokens_total", versions=_SINCE),
         Family("lmdeploy:request_success_total", versions="not the first ones"),
     ),
+    steps=(Family("lmdeploy:generation_tokens_total", versions=_SINCE),),
     spellings=(("lmdeploy:", "lmdeploy_"),),
     reserves_memory=True,
     notes=(

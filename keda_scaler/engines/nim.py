@@ -47,11 +47,11 @@ NIM = Dialect(
             "e2e_request_latency_seconds", "vllm:e2e_request_latency_seconds"
         ),
     },
-    progress=(
+    served=(
         *_families("prompt_tokens_total", "vllm:prompt_tokens_total"),
-        *_families("generation_tokens_total", "vllm:generation_tokens_total"),
         *_families("request_success_total", "vllm:request_success_total"),
     ),
+    steps=_families("generation_tokens_total", "vllm:generation_tokens_total"),
     reserves_memory=True,
     marks=frozenset({"num_request_max"}),
     notes=(

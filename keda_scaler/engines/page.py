@@ -1,7 +1,7 @@
 """One page's samples to readings, as the engine's dialect says. Pure."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 
@@ -84,7 +84,8 @@ class _Page:
             self._dialect.name,
             self._dialect.reserves_memory,
             asleep=self._asleep_at is not None,
-            progress=self._progress(),
+            progress=self._sum_of(self._dialect.progress),
+            served=self._sum_of(self._dialect.served),
         )
 
     @cached_property
@@ -94,9 +95,9 @@ class _Page:
         reading = None if flag is None else self._number(flag)
         return reading.at if isinstance(reading, Value) and reading.number == 1 else None
 
-    def _progress(self) -> float | None:
-        """Add up the counters of progress that there are; None: none, or one that is broken."""
-        counters = (Quantity((family,), absence=Absence.ZERO) for family in self._dialect.progress)
+    def _sum_of(self, families: Iterable[Family]) -> float | None:
+        """Add up the counters that there are; None: none, or one that is broken."""
+        counters = (Quantity((family,), absence=Absence.ZERO) for family in families)
         found = [reading for counter in counters if (reading := self._number(counter)) is not None]
         numbers = [reading.number for reading in found if isinstance(reading, Value)]
         return math.fsum(numbers) if found and len(numbers) == len(found) else None

@@ -78,11 +78,12 @@ SGLANG = Dialect(
         ),
         Signal.LATENCY: _histogram("sglang:e2e_request_latency_seconds"),
     },
-    progress=(
-        Family("sglang:realtime_tokens_total", versions="newer ones"),
+    # Its health check generates a token, which these leave out and the one below may not.
+    served=(
         Family("sglang:generation_tokens_total", versions="all"),
         Family("sglang:num_requests_total", versions="not the first ones"),
     ),
+    steps=(Family("sglang:realtime_tokens_total", versions="newer ones"),),
     spellings=(("sglang:", "sglang_"),),
     reserves_memory=True,
     supersedes=frozenset({"nim"}),

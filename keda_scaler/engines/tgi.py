@@ -25,11 +25,11 @@ TGI = Dialect(
         ),
     },
     latencies={Signal.LATENCY: (Family("tgi_request_duration", versions="all"),)},
-    progress=(
-        Family("tgi_batch_inference_success", versions="all; steps of the model"),
+    served=(
         Family("tgi_request_success", versions="all"),
         Family("tgi_request_failure", versions="all"),
     ),
+    steps=(Family("tgi_batch_inference_success", versions="all; steps of the model"),),
     reserves_memory=True,
     notes=(
         "A gauge is printed only after it was set once: the queue of a server that had no request"

@@ -46,7 +46,7 @@ TRITON = Dialect(
     },
     latencies={Signal.TTFT: (FIRST_RESPONSE,)},
     summaries={Signal.LATENCY: (REQUEST_SUMMARY,)},
-    progress=ENDED,
+    steps=ENDED,  # also in the signals
     notes=(
         "How many requests run is not exposed: concurrency is those that wait, and one more when"
         " requests have ended since the last poll. A request that runs alone is not seen until it"

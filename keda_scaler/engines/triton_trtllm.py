@@ -42,7 +42,7 @@ TRITON_TRTLLM = Dialect(
     },
     latencies={Signal.TTFT: (FIRST_RESPONSE,)},
     summaries={Signal.LATENCY: (REQUEST_SUMMARY,)},
-    progress=ENDED,
+    steps=ENDED,  # also in the signals
     reserves_memory=True,
     supersedes=frozenset({"triton"}),
     marks=frozenset({_REQUESTS, _BLOCKS}),

@@ -40,11 +40,11 @@ TRTLLM_SERVE = Dialect(
         Signal.TTFT: (Family("trtllm_time_to_first_token_seconds", versions=_SINCE),),
         Signal.LATENCY: (Family("trtllm_e2e_request_latency_seconds", versions=_SINCE),),
     },
-    progress=(
+    served=(
         Family("trtllm_request_success_total", versions=_SINCE),
         Family("trtllm_request_error_total", versions="newer ones"),
-        Family("trtllm_kv_cache_gen_alloc_blocks_total", versions="newer ones"),
     ),
+    steps=(Family("trtllm_kv_cache_gen_alloc_blocks_total", versions="newer ones"),),
     # Some versions of Dynamo print the names of its workers so.
     spellings=(("trtllm_", "trtllm:"),),
     reserves_memory=True,

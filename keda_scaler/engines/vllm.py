@@ -61,11 +61,11 @@ VLLM = Dialect(
         ),
         Signal.LATENCY: (Family("vllm:e2e_request_latency_seconds", versions="all"),),
     },
-    progress=(
+    served=(
         Family("vllm:prompt_tokens_total", versions="all"),
-        Family("vllm:generation_tokens_total", versions="all"),
         Family("vllm:request_success_total", versions="all; of whatever end"),
     ),
+    steps=(Family("vllm:generation_tokens_total", versions="all"),),
     sleep=_SLEEP,
     # OpenTelemetry and some managed services write `_` for `:`; Ray puts `ray_` in front.
     spellings=(("vllm:", "vllm_"), ("vllm:", "ray_vllm_"), ("vllm:", "ray_vllm:")),

@@ -3,10 +3,13 @@
 import math
 
 import pytest
+from msgspec.structs import replace
 
 from keda_scaler.core.activity import Quiet, Unknown, Work
 from keda_scaler.core.memory import Memory
-from keda_scaler.core.snapshot import Snapshot
+from keda_scaler.core.readings import Engine, Missing
+from keda_scaler.core.signals import Signal
+from keda_scaler.core.snapshot import Snapshot, absorb
 from readings_for_tests import judged, remembered, replica, snapshot, trigger
 
 
@@ -23,6 +26,56 @@ def test_requests_of_all_replicas_add_up() -> None:
 
     assert isinstance(judged(trigger(activationRequests="2"), known, 1.0), Work)
     assert isinstance(judged(trigger(activationRequests="3"), known, 1.0), Quiet)
+
+
+@pytest.mark.parametrize("waits", ["", "b"])
+def test_a_request_between_two_polls_is_work(waits: str) -> None:
+    """No gauge has seen it; how many there were at a time is not known, but that there was one."""
+    served = replace(replica("a"), has_served=True)
+    known = snapshot(served, replica("b", None)) if waits else snapshot(served)
+
+    work = Work("requests were served since the poll before", 15.0)
+    assert judged(trigger(), known, 1.0) == work
+    assert judged(trigger(activationRequests="0.5"), known, 1.0) == work
+    assert not isinstance(judged(trigger(activationRequests="1"), known, 1.0), Work)
+    assert not isinstance(judged(trigger(), known, 15.0), Work), "a reading that is stale"
+
+
+@pytest.mark.parametrize(
+    ("polls", "expected"),
+    [
+        ([7.0], False),
+        ([7.0, 7.0], False),
+        ([7.0, 8.0], True),
+        ([7.0, 8.0, 8.0], False),
+        ([None, 1.0], True),
+        ([0.0, None], False),
+        ([7.0, 2.0], False),
+    ],
+    ids=["first poll", "none", "one", "long ago", "born with it", "not counted", "restarted"],
+)
+def test_what_is_served_between_two_polls(polls: list[float | None], *, expected: bool) -> None:
+    """A counter that rose, or was born; not one that fell, nor one never looked at before."""
+    known = replica("a", None)
+    for second, served in enumerate(polls):
+        told = Engine("vllm", reserves_memory=True, served=served)
+        known = absorb(known, replica("a", at=float(second)).values, told, 120.0)
+    assert known.has_served is expected
+
+    other = Engine("sglang", reserves_memory=True, served=99.0)
+    assert not absorb(known, replica("a", at=9.0).values, other, 120.0).has_served, "another engine"
+    failed = absorb(known, {Signal.CONCURRENCY: Missing("no answer")}, None, 120.0)
+    assert failed.has_served is expected, "a poll that fails tells nothing"
+
+
+def test_an_idle_clock_begins_anew_with_a_request_between_two_polls() -> None:
+    """A model that answers in milliseconds is never proven idle while it is asked."""
+    asks, memory = trigger(idleSeconds="12"), Memory()
+    for second in range(0, 60, 5):
+        served = replace(replica("a", at=float(second)), has_served=second % 10 == 0)
+        known = snapshot(served, listed_at=float(second))
+        memory = remembered(memory, asks, known, float(second))
+        assert memory.idle_since is None or second < memory.idle_since + 12
 
 
 @pytest.mark.parametrize(

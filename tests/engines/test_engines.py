@@ -178,7 +178,7 @@ def test_what_a_trigger_hears_of_its_engine() -> None:
 
     found, engine = engines.read(samples, trigger, nothing)
     assert found[Signal.CONCURRENCY] == Value(22.0, 7.0)
-    assert engine == Engine("tgi", reserves_memory=True, progress=98.0)
+    assert engine == Engine("tgi", reserves_memory=True, served=98.0, progress=98.0)
     assert engines.read([], trigger, nothing) == (
         engines.missing("no series of a known engine"),
         None,

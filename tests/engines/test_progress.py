@@ -1,4 +1,4 @@
-"""Progress: what moves whenever a request gets on, of every engine."""
+"""Progress, and requests that no poll saw: the counters of every engine."""
 
 import math
 from collections.abc import Collection
@@ -288,3 +288,26 @@ def test_any_number_gives_a_finite_sum_or_none(values: list[float]) -> None:
 
     assert found is None or (math.isfinite(found) and found >= 0)
     assert (found is None) == any(not 0 <= value <= 2.0**53 for value in values)
+
+
+@by_name
+def test_counters_of_requests_and_no_others_tell_what_was_served(dialect: Dialect) -> None:
+    """What moves with steps of the model alone may be an engine's own probe."""
+    samples = parsed(page_with_counters(dialect), engines.names(dialect.name, latencies=False))
+    before = told(samples, dialect.name).served
+    owned = {family.name for family in dialect.served}
+    assert (before is None) is (not owned)
+    for each in samples:
+        more = Sample(each.name, each.labels, each.number + 1, each.at)
+        moved = [more if sample is each else sample for sample in samples]
+        rose = told(moved, dialect.name).served != before
+        assert rose is (dialect.canonical.get(each.name) in owned), each
+
+
+def test_requests_came_and_went_between_two_recorded_pages() -> None:
+    """The gauges of both are 0; only the counters tell."""
+    fresh, after = (capture(f"vllm-0.32.0__idle-{state}") for state in ("fresh", "after"))
+    names = engines.names("vllm")
+
+    assert told(parsed(fresh, names)).served == 0.0
+    assert told(parsed(after, names)).served == 4368.0

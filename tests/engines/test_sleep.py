@@ -70,7 +70,9 @@ def test_an_engine_that_sleeps_has_no_requests(level: str) -> None:
 
     assert numbers(dict(found)) == IDLE
     assert isinstance(found[Signal.TTFT], Distribution)
-    assert engine == Engine("vllm", reserves_memory=True, asleep=True, progress=9213.0)
+    assert engine == Engine(
+        "vllm", reserves_memory=True, asleep=True, served=2180.0, progress=9213.0
+    )
 
 
 def test_a_pause_is_no_sleep() -> None:

@@ -59,7 +59,7 @@ class LoadPlan(StackPlan):
     @property
     def down_budget(self) -> float:
         """From the last answer until no pod is left, by the same sum: pollSeconds is 1 here."""
-        most = self.idle_seconds + self.cooldown_period + self.polling_interval + 1
+        most = self.idle_seconds + self.cooldown_period + self.polling_interval + 2
         return most + self.stop_seconds + SLACK_SECONDS
 
 
