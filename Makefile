@@ -14,6 +14,8 @@ WHEEL := $(CURDIR)/.cache/wheel
 FIRST = $(wildcard tests/test_benchmark*.py)
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' keda_scaler/__init__.py)
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+# Where it is set, every process that a test starts compiles our code anew.
+export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cache/tools/bin:$(PATH)
 
 .PHONY: help run demo test verify check fmt fuzz bench audit sbom docs pictures proto lock tools wheel version image e2e gpu clean

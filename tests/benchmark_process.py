@@ -11,7 +11,7 @@ def run_benchmark(script: str, *arguments: str) -> "subprocess.CompletedProcess[
     command = [sys.executable, str(BENCHMARKS / script), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        out, err = process.communicate(timeout=50)
+        out, err = process.communicate(timeout=100)
     finally:
         process.terminate()  # not killed: it has servers of its own to stop
         process.wait(10)

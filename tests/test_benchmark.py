@@ -91,7 +91,7 @@ def test_client_tells_failed_calls_from_good_ones(monkeypatch: pytest.MonkeyPatc
             port, "/s/m", [good, b"refuse", b"wrong"], lambda payload: payload[5:] == good
         )
         with contextlib.closing(client):
-            load = client.run(in_flight=12, seconds=0.5)
+            load = client.run(in_flight=12, seconds=2.0)
     assert load.calls > 600, "too few for either side to let the other send more"
     assert load.failed == load.calls - len(load.latencies)
     assert abs(load.failed - load.calls * 2 / 3) < 2

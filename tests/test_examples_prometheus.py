@@ -35,7 +35,7 @@ MODELS = {
 }
 LOAD = Request(prompt_tokens=500, output_tokens=10)
 
-pytestmark = [pytest.mark.xdist_group("prometheus"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.xdist_group("prometheus")
 
 
 @pytest.fixture(autouse=True)

@@ -173,13 +173,17 @@ class FakeGateway(Gateway):
 
 
 @pytest.mark.looptime
-async def test_a_replica_is_kept_while_locust_is_slow_to_begin() -> None:
-    """It went to zero before the baseline's only request came, on a machine that was slow."""
+@pytest.mark.parametrize("until_asked", [False, True])
+async def test_a_replica_is_kept_while_locust_is_slow_to_begin(*, until_asked: bool) -> None:
+    """It went to zero before, or while, the first request came, on a machine that was slow."""
     gateway = FakeGateway(SHORT, list)
-    async with kept_awake(SHORT, gateway):
+    async with kept_awake(SHORT, gateway, until_asked=until_asked):
+        await asyncio.sleep(10.1 * SHORT.idle_seconds)
+        assert gateway.arrived == 20
+        gateway.submit(Request(SHORT.prompt_tokens, 1))
         await asyncio.sleep(10 * SHORT.idle_seconds)
     kept = gateway.arrived
-    assert kept == pytest.approx(20, abs=1)
+    assert (kept == 21) is until_asked
     await asyncio.sleep(10 * SHORT.idle_seconds)
     assert gateway.arrived == kept
 

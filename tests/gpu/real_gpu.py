@@ -33,8 +33,6 @@ SETTLE_SECONDS = 15.0
 
 TRITON = capture("triton__ensemble-busy")
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @dataclass(frozen=True, slots=True)
 class Shown:

@@ -16,6 +16,9 @@ SLACK_SECONDS = 5.0
 _LEAST_AT_ONCE = 0.9
 """Of the users: how many must have had a request under way at once. Between two they have none."""
 
+_ALONE = 1
+"""Requests under way that are not the load yet: the one that keeps the replica."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan(StackPlan):
@@ -155,7 +158,7 @@ def baseline(phase: Phase) -> Check:
 def scale_up(phase: Phase, plan: LoadPlan) -> Check:
     """Everybody asks at once: more replicas are ready in time."""
     before = phase.looks[0]
-    began = _first(look for look in phase.looks if look.arrived > before.arrived)
+    began = _first(look for look in phase.looks if look.under_way > _ALONE)
     peak = max(look.ready for look in phase.looks)
     at_once = max(look.under_way for look in phase.looks)
     more = _first(look for look in phase.looks if look.ready > max(1, before.ready))
@@ -182,7 +185,7 @@ def scale_down(looks: Sequence[Look], plan: LoadPlan) -> Check:
     The looks begin with the load, and go on until no pod is left, or nobody waited any longer. What
     was before a replica had the load does not count: clients may be slow to begin.
     """
-    served = (n for n, look in enumerate(looks) if look.ready and look.arrived > looks[0].arrived)
+    served = (n for n, look in enumerate(looks) if look.ready and look.under_way > _ALONE)
     looks = looks[next(served, 0) :]
     peak = max(look.ready for look in looks)
     busy = max((look.under_way for look in looks if not look.wanted), default=0)

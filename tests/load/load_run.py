@@ -70,9 +70,10 @@ async def _phases(plan: LoadPlan, stack: Stack, found: Callable[[Check], None]) 
         alone = await _ask_once(plan, stack)
     found(baseline(alone))
     stack.journal.add("requests", f"{plan.users} users ask for {plan.seconds} s")
-    load = await _load(
-        plan, stack, users=plan.users, spawn_rate=plan.users, run_time=f"{plan.seconds}s"
-    )
+    async with kept_awake(plan, stack.gateway, until_asked=True):
+        load = await _load(
+            plan, stack, users=plan.users, spawn_rate=plan.users, run_time=f"{plan.seconds}s"
+        )
     found(scale_up(load, plan))
     found(no_errors(load))
     stack.journal.add("requests", "all are answered")
@@ -102,15 +103,22 @@ async def _load(plan: LoadPlan, stack: Stack, **flags: object) -> Phase:
 
 
 @contextlib.asynccontextmanager
-async def kept_awake(plan: LoadPlan, gateway: Gateway) -> AsyncIterator[None]:
-    """Let a request arrive whenever none did for half the idle window: locust is slow to begin."""
+async def kept_awake(
+    plan: LoadPlan, gateway: Gateway, *, until_asked: bool = False
+) -> AsyncIterator[None]:
+    """Let a request arrive whenever none did for half the idle window: locust is slow to begin.
+
+    With `until_asked` only until there is a request of somebody else.
+    """
 
     async def keep() -> None:
-        while True:
+        expected = gateway.arrived
+        while not until_asked or gateway.arrived == expected:
             arrived = gateway.arrived
             await asyncio.sleep(plan.idle_seconds / 2)
             if gateway.arrived == arrived:
                 gateway.submit(Request(plan.prompt_tokens, 1))
+                expected += 1
 
     async with _beside(keep(), "keep awake"):
         yield
