@@ -52,7 +52,7 @@ class Reloader:
             content = await asyncio.to_thread(self._origin.content)
             if asked or content != seen:
                 seen = content
-                await self._reload(asked=asked)
+                await self._reload(content, asked=asked)
 
     async def _look_is_due(self) -> bool:
         """Wait until it is time to look; say whether somebody asked for it."""
@@ -63,9 +63,9 @@ class Reloader:
         self._asked.clear()
         return asked
 
-    async def _reload(self, *, asked: bool) -> None:
+    async def _reload(self, content: bytes | None, *, asked: bool) -> None:
         try:
-            await self._read_again(asked=asked)
+            await self._read_again(content, asked=asked)
         except SettingsError as error:
             _log.error("settings are wrong, those before stay", problems=str(error))
             self._record("error")
@@ -73,8 +73,8 @@ class Reloader:
             _log.exception("settings were not taken up by our fault; please report it")
             self._record("error")
 
-    async def _read_again(self, *, asked: bool) -> None:
-        found = await asyncio.to_thread(self._origin.load)
+    async def _read_again(self, content: bytes | None, *, asked: bool) -> None:
+        found = await asyncio.to_thread(self._origin.load, content)
         settings, changed, refused = taken_up(self._settings, found)
         for name in refused:
             _log.warning("a setting has changed and needs a restart", setting=name)

@@ -287,15 +287,19 @@ class Settings(BaseSettings):
         return init_settings, env_settings
 
 
-def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> Settings:
+def load_settings(
+    flags: Mapping[str, Any], config: Path | None = None, content: bytes | None = None
+) -> Settings:
     """Load the settings. Flags that were not given are absent from `flags`, or None.
+
+    `content` is what the file holds; None: it is read.
 
     Raises:
         SettingsError: with every problem.
 
     """
     given = _given(flags)
-    in_file = _read_file(config) if config else {}
+    in_file = _read_file(config, content) if config else {}
     below = {name: value for name, value in in_file.items() if name not in _in_environment()}
     try:
         return Settings(**(below | given))
@@ -318,9 +322,9 @@ class Origin:
     flags: Mapping[str, Any]
     config: Path | None
 
-    def load(self) -> Settings:
+    def load(self, content: bytes | None = None) -> Settings:
         """Load the settings; see `load_settings`."""
-        return load_settings(self.flags, self.config)
+        return load_settings(self.flags, self.config, content)
 
     def of_each(self) -> dict[str, str]:
         """Say of each setting where it comes from: flag, environment, file or default.
@@ -360,9 +364,9 @@ def taken_up(running: Settings, found: Settings) -> tuple[Settings, list[str], l
     return settings, changed, [name for name in different if name not in RELOADABLE]
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def _read_file(path: Path, content: bytes | None = None) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads((path.read_bytes() if content is None else content).decode())
     except OSError as error:
         raise SettingsError(f"--config {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # of TOML, of its numbers, of how deep it nests

@@ -385,6 +385,38 @@ async def test_one_reload_at_a_time(file: Path, monkeypatch: pytest.MonkeyPatch)
     assert taken == [{"idleSeconds": "1"}, {"idleSeconds": "3"}]
 
 
+async def test_a_file_that_changes_while_it_is_looked_at(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compared is what was loaded: a change that is taken back in between is not missed."""
+    first, second = (f"{OPEN}[defaults]\nidleSeconds = {seconds}\n" for seconds in (1, 2))
+    write(file, first)
+    origin = Origin({}, file)
+    running = await asyncio.to_thread(origin.load)
+    load = Origin.load
+
+    def change_and_load(self: Origin, *content: bytes | None) -> Settings:
+        write(file, second)
+        found = load(self, *content)
+        write(file, first)
+        return found
+
+    async def take_up(settings: Settings) -> None:
+        nonlocal running
+        running = settings
+
+    monkeypatch.setattr(Origin, "load", change_and_load)
+    reloader = Reloader(running, origin, take_up, lambda _: None)
+    task = asyncio.create_task(reloader.run())
+    counted = Counted(reloader)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while counted.looks < 4:
+            await asyncio.sleep(0.01)
+    task.cancel()
+
+    assert running.defaults == {"idleSeconds": "1"}
+
+
 @pytest.mark.parametrize("where", ["reading", "taking up"])
 async def test_a_fault_of_ours_ends_no_later_reload(
     file: Path, monkeypatch: pytest.MonkeyPatch, where: str
@@ -402,10 +434,10 @@ async def test_a_fault_of_ours_ends_no_later_reload(
     settings = await asyncio.to_thread(origin.load)
     load = origin.load
 
-    def read(_: Origin) -> Settings:
+    def read(_: Origin, content: bytes | None) -> Settings:
         if faults and where == "reading":
             raise faults.pop()
-        return load()
+        return load(content)
 
     monkeypatch.setattr(Origin, "load", read)
     reloader = Reloader(settings, origin, take_up, results.append)
