@@ -1,7 +1,8 @@
 """Turns: work on thousands of things that lets calls be answered in between.
 
-gRPC accepts one call in about two rounds of the event loop, however many wait. So work that goes on
-for long must not be in every round, and the less so the more calls there are.
+gRPC accepts one call in half a dozen rounds of the event loop, most of them short, however many
+wait. So work that goes on for long must not be in every round, and the less so the more calls there
+are; and a round in which little happened does not say that nobody waits.
 """
 
 import asyncio
@@ -10,11 +11,14 @@ import time
 WORK_SECONDS = 0.0005
 """How long such work goes on in one go."""
 
-REST_SHARE = 2.0
+REST_SHARE = 4.0
 """How long others then have, as a multiple of that, if they want it."""
 
 IDLE_SECONDS = 0.0001
-"""A round of the event loop that takes less has found nobody who wants it."""
+"""A round of the event loop that takes less has found little to do."""
+
+IDLE_ROUNDS = 10
+"""So many of them in a row have found nobody who wants it."""
 
 
 class Turns:
@@ -30,10 +34,10 @@ class Turns:
         if worked < WORK_SECONDS:
             return
         until = now + REST_SHARE * worked
-        while now < until:
+        idle = 0
+        while now < until and idle < IDLE_ROUNDS:
             began = now
             await asyncio.sleep(0)
             now = time.monotonic()
-            if now - began < IDLE_SECONDS:
-                break
+            idle = idle + 1 if now - began < IDLE_SECONDS else 0
         self._since = now

@@ -19,7 +19,7 @@ def busy(seconds: float) -> None:
 async def test_others_have_more_of_the_loop_while_they_want_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Work of so long is followed by twice as much of others', in many rounds."""
+    """Work of so long is followed by several times as much of others', in many rounds."""
     monkeypatch.setattr(turns, "IDLE_SECONDS", 0.0)
     rounds = 0
 
@@ -40,8 +40,26 @@ async def test_others_have_more_of_the_loop_while_they_want_it(
     assert rounds >= 5 * turns.REST_SHARE
 
 
+async def test_a_call_that_takes_short_rounds_to_accept_has_its_turn() -> None:
+    """It is not taken for nobody because little happens in each of them."""
+    ours = Turns()
+    accepted = asyncio.Event()
+
+    async def call() -> None:
+        for _ in range(6):
+            await asyncio.sleep(0)
+        accepted.set()
+
+    busy(turns.WORK_SECONDS)
+    task = asyncio.create_task(call())
+    await ours.take()
+
+    assert accepted.is_set()
+    await task
+
+
 async def test_work_goes_on_while_nobody_wants_the_loop() -> None:
-    """An idle round ends the rest, and a piece of work that is short needs none."""
+    """Idle rounds end the rest, and a piece of work that is short needs none."""
     ours = Turns()
     rounds = 0
 
