@@ -27,7 +27,8 @@ _ERROR = "KEDA counts a failure: it leaves the replicas alone, or turns to `fall
 REASONS: Mapping[Reason, Meaning] = {
     Reason.WORK: Meaning(
         (State.ACTIVE,),
-        "Fresh readings exceed an activation threshold.",
+        "Fresh readings exceed an activation threshold, or an engine's counters show requests that "
+        "came and went between two polls.",
         "KEDA keeps the target active; the HPA scales by the values.",
         "Nothing. Too many or too few replicas: compare each signal with its target; the one that "
         "asks for the most decides.",
