@@ -47,8 +47,8 @@ class ReplicaReadings(Struct, frozen=True, gc=False):
     engine: Engine | None = None
     """The engine that the latest poll found; None: it could not tell."""
 
-    progress: float | None = None
-    """See `Engine`, of the newest poll that told it."""
+    told: Engine | None = None
+    """The engine that the newest poll found which could tell."""
 
     has_served: bool = False
     """Whether requests were served between the newest poll that told of the engine and the one
@@ -57,6 +57,11 @@ class ReplicaReadings(Struct, frozen=True, gc=False):
     still_since: float | None = None
     """Since when its requests and its progress have not moved, in monotonic seconds; None: they
     move, or there is nothing to tell it by, or no request."""
+
+    @property
+    def progress(self) -> float | None:
+        """See `Engine`, of the newest poll that told it."""
+        return None if self.told is None else self.told.progress
 
     @property
     def is_serving(self) -> bool:
@@ -109,12 +114,11 @@ def absorb(
                 _renew(values, signal, reading)
             case _:
                 assert_never(reading)
-    progress, still_since = before.progress, before.still_since
-    has_served = before.has_served
+    told, has_served, still_since = before.told, before.has_served, before.still_since
     if engine is not None:
-        progress = engine.progress
-        has_served = _has_served(before.engine, engine)
-        still_since = _still_since(before, values, progress)
+        told = engine
+        has_served = _has_served(before.told, engine)
+        still_since = _still_since(before, values, engine.progress)
     return ReplicaReadings(
         before.replica,
         values,
@@ -124,7 +128,7 @@ def absorb(
         quantiles,
         ever,
         engine,
-        progress,
+        told,
         has_served,
         still_since,
     )

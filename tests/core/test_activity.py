@@ -44,6 +44,8 @@ def test_a_request_between_two_polls_is_work(waits: str) -> None:
 @pytest.mark.parametrize(
     ("polls", "expected"),
     [
+        ([7.0, math.nan, 8.0], True),
+        ([7.0, math.nan, 7.0], False),
         ([7.0], False),
         ([7.0, 7.0], False),
         ([7.0, 8.0], True),
@@ -52,12 +54,21 @@ def test_a_request_between_two_polls_is_work(waits: str) -> None:
         ([0.0, None], False),
         ([7.0, 2.0], False),
     ],
-    ids=["first poll", "none", "one", "long ago", "born with it", "not counted", "restarted"],
+    ids=[
+        *("one while a poll failed", "none while a poll failed"),
+        *("first poll", "none", "one", "long ago", "born with it", "not counted", "restarted"),
+    ],
 )
 def test_what_is_served_between_two_polls(polls: list[float | None], *, expected: bool) -> None:
-    """A counter that rose, or was born; not one that fell, nor one never looked at before."""
+    """A counter that rose, or was born; not one that fell, nor one never looked at before.
+
+    NaN is a poll that failed.
+    """
     known = replica("a", None)
     for second, served in enumerate(polls):
+        if served is not None and math.isnan(served):
+            known = absorb(known, {Signal.CONCURRENCY: Missing("no answer")}, None, 120.0)
+            continue
         told = Engine("vllm", reserves_memory=True, served=served)
         known = absorb(known, replica("a", at=float(second)).values, told, 120.0)
     assert known.has_served is expected
