@@ -32,10 +32,7 @@ runpy.run_path(script, run_name="__main__")
 """
 """Runs a script with one package of ours on the path, and that is the wheel's."""
 
-pytestmark = [
-    pytest.mark.timeout(120),  # processes that start on a busy machine
-    pytest.mark.xdist_group("wheel"),  # which is built once
-]
+pytestmark = pytest.mark.xdist_group("wheel")  # which is built once
 
 
 @pytest.fixture(scope="module")

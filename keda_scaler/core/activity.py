@@ -104,7 +104,6 @@ def _on_replicas(view: View) -> _Found:
     evidence: Work | None = None
     missing: str | None = None
     proven_at = math.inf
-    served_at: float | None = None
     for signal, above in view.trigger.activations:
         fresh: list[Value] = []
         for replica in view.snapshot.replicas:
@@ -113,17 +112,30 @@ def _on_replicas(view: View) -> _Found:
                 proven_at = min(proven_at, value.at)
                 if not view.is_stuck(replica):
                     fresh.append(value)
-                if replica.has_served:
-                    served_at = value.at if served_at is None else max(served_at, value.at)
             elif signal is Signal.CONCURRENCY or signal not in replica.lacking:
                 missing = missing or replica.problem(signal)
         last = _exceeded_until(signal, fresh, above)
         if last is not None and (evidence is None or last + stale_after > evidence.until):
             evidence = Work(f"{signal} is above {above:g}", last + stale_after)
-    # How many there were at a time is not known, but that there was one.
-    if evidence is None and served_at is not None and view.trigger.activation_requests < 1:
-        evidence = Work("requests were served since the poll before", served_at + stale_after)
-    return _Found(evidence, missing, proven_at)
+    return _Found(evidence or _between_polls(view), missing, proven_at)
+
+
+def _between_polls(view: View) -> Work | None:
+    """Look for requests that no gauge has seen: how many at a time is not known, but that one."""
+    trigger = view.trigger
+    if trigger.activation_requests >= 1:
+        return None
+    served_at = [
+        value.at
+        for replica in view.snapshot.replicas
+        if replica.has_served
+        for signal, _ in trigger.activations
+        if (value := view.value(replica, signal)) is not None
+    ]
+    if not served_at:
+        return None
+    until = max(served_at) + trigger.stale_after
+    return Work("requests were served since the poll before", until)
 
 
 def _at_gateway(view: View) -> _Found:

@@ -80,12 +80,13 @@ class _Page:
 
     def engine(self) -> Engine:
         """Tell what the page says of the engine itself."""
+        served, steps = self._there(self._dialect.served), self._there(self._dialect.steps)
         return Engine(
             self._dialect.name,
             self._dialect.reserves_memory,
             asleep=self._asleep_at is not None,
-            progress=self._sum_of(self._dialect.progress),
-            served=self._sum_of(self._dialect.served),
+            served=_added_up(served),
+            progress=_added_up([*served, *steps]),
         )
 
     @cached_property
@@ -95,12 +96,10 @@ class _Page:
         reading = None if flag is None else self._number(flag)
         return reading.at if isinstance(reading, Value) and reading.number == 1 else None
 
-    def _sum_of(self, families: Iterable[Family]) -> float | None:
-        """Add up the counters that there are; None: none, or one that is broken."""
+    def _there(self, families: Iterable[Family]) -> list[Value | Missing | Lacking]:
+        """Read the counters that there are."""
         counters = (Quantity((family,), absence=Absence.ZERO) for family in families)
-        found = [reading for counter in counters if (reading := self._number(counter)) is not None]
-        numbers = [reading.number for reading in found if isinstance(reading, Value)]
-        return math.fsum(numbers) if found and len(numbers) == len(found) else None
+        return [reading for counter in counters if (reading := self._number(counter)) is not None]
 
     def _reading(self, signal: Signal) -> Reading:
         if signal in self._dialect.latencies or signal in self._dialect.summaries:
@@ -185,6 +184,12 @@ class _Page:
 
     def _of(self, family: Family, suffix: str = "") -> Sequence[Sample]:
         return [s for s in self._by_name.get(family.name + suffix, ()) if family.has(s)]
+
+
+def _added_up(counters: Collection[Value | Missing | Lacking]) -> float | None:
+    """Add counters up; None: there is none, or one that is broken."""
+    numbers = [counter.number for counter in counters if isinstance(counter, Value)]
+    return math.fsum(numbers) if counters and len(numbers) == len(counters) else None
 
 
 def _no_series_of(names: Sequence[str]) -> str:

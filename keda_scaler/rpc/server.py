@@ -43,8 +43,8 @@ class _Unregistered:
     """Adds services to a server, and registers none of their methods.
 
     grpc.aio waits for the next call of each registered method apart, and for all of them anew with
-    every call that comes: of twelve methods that took a sixth of the time of a call. All that are
-    not registered share one wait.
+    every call that comes: with our nine methods that was an eighth of what a call took. All that
+    are not registered share one wait.
     """
 
     def __init__(self, server: grpc.aio.Server) -> None:

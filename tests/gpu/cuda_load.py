@@ -9,7 +9,7 @@ import selectors
 import sys
 
 _FILLS = 64
-"""How often memory is filled before it is looked whether to end; some milliseconds on an H100."""
+"""How often memory is filled before it is looked whether to end."""
 
 
 class Cuda:

@@ -26,7 +26,7 @@ from test_serve import FAST, serving
 GIB = 2**30
 TAKEN = 8 * GIB
 SLACK = GIB
-"""What a CUDA context takes beside what is asked for; half a GiB on an H100."""
+"""Most that a CUDA context takes beside what is asked for."""
 
 SETTLE_SECONDS = 15.0
 """For the driver to free what a process had, and for utilization, a mean of up to a second."""
