@@ -116,6 +116,9 @@ class Subject:
     settle_seconds: float
     """After which a server is at rest."""
 
+    calls_per_second: int
+    """While all streams are told."""
+
     def tell(self, waiting: int) -> None:
         """Have every ScaledObject wait for so many requests; the bare server wakes all streams."""
         if self.name == BARE:
@@ -189,7 +192,9 @@ class Subject:
         raise BenchmarkError("the scaler has ended")
 
 
-def measure(objects: int, settle_seconds: float, cores: Cores) -> dict[str, Measured]:
+def measure(
+    objects: int, settle_seconds: float, calls_per_second: int, cores: Cores
+) -> dict[str, Measured]:
     """Measure both servers, one after the other.
 
     Raises:
@@ -209,7 +214,9 @@ def measure(objects: int, settle_seconds: float, cores: Cores) -> dict[str, Meas
         for name, command in commands.items():
             ports = 2 if name == OURS else 1
             with running(name, command, cores.server, environment(), ports=ports) as server:
-                results[name] = _measure(Subject(name, server, objects, settle_seconds))
+                results[name] = _measure(
+                    Subject(name, server, objects, settle_seconds, calls_per_second)
+                )
             print(f"{name} is measured", file=sys.stderr)
     return results
 
@@ -251,8 +258,8 @@ def _push(
             stream.messages, stream.first_at = 0, None
         teller = threading.Thread(target=subject.tell, args=(waiting,))
         teller.start()
-        count = round(MEANWHILE_SECONDS * _PER_SECOND)
-        latencies = subject.play(client, _calls(references, count), MEANWHILE_SECONDS)
+        calls = _calls(references, subject.calls_per_second)
+        latencies = subject.play(client, calls, MEANWHILE_SECONDS)
         if not client.wait_for(lambda: all(each.messages for each in streams), OPEN_SECONDS):
             raise BenchmarkError(f"{subject.name}: not every stream was told")
         teller.join()
@@ -261,10 +268,10 @@ def _push(
     measured.pushed_p99_ms = percentile(latencies, 99)
 
 
-def _calls(references: Sequence[bytes], count: int) -> list[Chain]:
+def _calls(references: Sequence[bytes], per_second: int) -> list[Chain]:
     chance = random.Random(13)
-    targets = chance.choices(references, k=count)
-    return [Chain(n / _PER_SECOND, [Request("IsActive", each)]) for n, each in enumerate(targets)]
+    targets = chance.choices(references, k=round(MEANWHILE_SECONDS * per_second))
+    return [Chain(n / per_second, [Request("IsActive", each)]) for n, each in enumerate(targets)]
 
 
 def figures(results: Mapping[str, Measured], streams: int) -> list[Figure]:
@@ -312,6 +319,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--objects", type=int, default=5000, help="ScaledObjects, each with two streams")
+    add("--calls-per-second", type=int, default=_PER_SECOND, help="while all streams are told")
     add("--settle-seconds", type=float, default=8.0, help="until a server is at rest")
     add("--strict", action="store_true", help="fail also for a figure above what is wanted")
     add("--json", type=Path, default=None, help="file to write the results to")
@@ -327,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no server is left behind
     gc.disable()  # a collection would be measured as latency
     try:
-        results = measure(given.objects, given.settle_seconds, cores)
+        results = measure(given.objects, given.settle_seconds, given.calls_per_second, cores)
     except (BenchmarkError, ProtocolError, StartError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
