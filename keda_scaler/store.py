@@ -17,16 +17,15 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from keda_scaler.core.activity import Verdict, judge, remember
-from keda_scaler.core.decision import Decision, State, decide
+from keda_scaler.core.decision import Decision, Reason, State, ask, decide
 from keda_scaler.core.explain import Known
 from keda_scaler.core.history import History
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Demand, Engine, Missing, Readings, Replica
 from keda_scaler.core.signals import Signal
-from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
+from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb, listed
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.core.view import View
-from keda_scaler.core.waking import ask
 from keda_scaler.errors import TooManyTargetsError, TriggerError
 from keda_scaler.sources.sink import Answer, Clock
 
@@ -100,6 +99,7 @@ class Target:
         self._problem: str | None = None
         self._demand: Demand | None = None
         self._demand_problem: str | None = None
+        self._beside = math.inf
         self._demanded_at = 0.0
         self._memory = Memory()
         self._decision: Decision | None = None
@@ -123,6 +123,7 @@ class Target:
             self._problem,
             self._demand,
             self._demand_problem,
+            self._beside,
         )
 
     def known(self) -> Known:
@@ -188,9 +189,7 @@ class Target:
         """Take a list in; whether it is another."""
         known, problem = self._replicas, self._problem
         self._replicas = {
-            replica.name: replace(before, replica=replica)
-            if (before := known.get(replica.name)) is not None
-            else ReplicaReadings(replica)
+            replica.name: listed(known.get(replica.name), replica, self._clock())
             for replica in replicas
         }
         was_listed = self._listed_at is not None
@@ -220,7 +219,8 @@ class Target:
         before = self._replicas.get(replica)
         if before is not None:
             window = self.trigger.latency_window_seconds
-            self._replicas[replica] = absorb(before, readings, engine, window)
+            outage = self.trigger.stale_after
+            self._replicas[replica] = absorb(before, readings, engine, window, outage)
         return before is not None
 
     def demanded(self, demand: Demand | Missing) -> None:
@@ -237,6 +237,11 @@ class Target:
             same = before is not None and self._demand_problem is None and not demand.arrived
             same = same and before == replace(demand, at=before.at if before else 0.0)
             self._demand, self._demand_problem = demand, None
+            self._beside = sum(
+                value.number
+                for each in self._replicas.values()
+                if (value := each.values.get(Signal.CONCURRENCY)) is not None
+            )
         if same and self._clock() < self._demanded_at + self._often:
             return
         self._demanded_at = self._clock()
@@ -350,9 +355,11 @@ class Target:
 
     def _decide(self, view: View, verdict: Verdict) -> Decision:
         self._decision = decision = decide(view, self._memory, verdict)
-        self._memory = ask(self._memory, view, decision.wanted)
+        self._memory = ask(self._memory, view, decision)
         self._ring_at(decision.until)
-        if decision.state is not State.UNKNOWN:
+        # That replicas are there is known before what they say: for that it is waited for.
+        is_unread = decision.reason is Reason.HOLD and self._memory.known_until is None
+        if decision.state is not State.UNKNOWN and not is_unread:
             self.first_reading.set()
         if self.first_reading.is_set():
             self._history.record(view, decision)

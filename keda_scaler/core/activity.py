@@ -6,7 +6,8 @@ Rules
    that we cannot see only add to those we see. A request that came and went between two polls is
    in no gauge, and is evidence by the counters of the engine.
 2. Proof of idleness is complete: the list of replicas is fresh, every replica on it answered for
-   every signal that could show work, none did, and the wake source said the same.
+   every signal that could show work, none did, and the wake source said the same. While replicas
+   are listed, one poll that fails voids it at once: work may have come since the poll before.
 3. Everything else is unknown. Nothing here turns a missing reading into a number.
 4. A replica that is stuck tells of requests that do not get on. That is neither evidence nor proof,
    unless `onStuck` says that it is idle.
@@ -74,7 +75,8 @@ def judge(view: View) -> Verdict:
         return max(evidence, key=lambda work: work.until)
     if snapshot.listed_at is None:
         return Unknown(snapshot.problem or "nothing was read yet")
-    if not view.is_fresh(snapshot.listed_at):
+    is_void = snapshot.problem is not None and bool(snapshot.replicas)
+    if is_void or not view.is_fresh(snapshot.listed_at):
         return Unknown(snapshot.problem or "the list of replicas is not confirmed")
     if view.stuck and view.trigger.on_stuck == "hold":
         until = min(replica.values[Signal.CONCURRENCY].at for replica in view.stuck) + stale_after
@@ -112,6 +114,8 @@ def _on_replicas(view: View) -> _Found:
                 proven_at = min(proven_at, value.at)
                 if not view.is_stuck(replica):
                     fresh.append(value)
+                if signal in replica.problems:
+                    missing = missing or replica.problem(signal)
             elif signal is Signal.CONCURRENCY or signal not in replica.lacking:
                 missing = missing or replica.problem(signal)
         last = _exceeded_until(signal, fresh, above)
@@ -150,6 +154,9 @@ def _at_gateway(view: View) -> _Found:
     if is_demanded(trigger, demand):
         until = demand.at + trigger.stale_after
         return _Found(Work(f"{trigger.wake_from} has requests", until))
+    problem = view.snapshot.demand_problem
+    if problem is not None and view.snapshot.replicas:
+        return _Found(missing=f"{trigger.wake_from}: {problem}")
     return _Found(proven_at=demand.at)
 
 
@@ -179,6 +186,9 @@ def remember(memory: Memory, view: View, verdict: Verdict) -> Memory:
     """
     now, at_zero = view.now, not view.snapshot.replicas
     lapsed = memory.known_until is None or now >= memory.known_until
+    is_waited = memory.known_until is None and memory.listed_since is None and view.counted
+    if is_waited and isinstance(verdict, Unknown):
+        memory = replace(memory, listed_since=now)
     lease = lease_until(memory, view)
     was_idle = _was_idle(memory, view)
     worked, rested = memory.worked and not was_idle, memory.rested or was_idle

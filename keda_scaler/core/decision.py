@@ -11,8 +11,16 @@ from typing import assert_never
 
 from msgspec import Struct
 
+from keda_scaler.core import waking
 from keda_scaler.core.activity import Quiet, Stuck, Unknown, Verdict, Work
-from keda_scaler.core.demand import Report, replicas_for, report
+from keda_scaler.core.demand import (
+    Report,
+    Unmoved,
+    replicas_for,
+    report,
+    total_of,
+    whole,
+)
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Engine
 from keda_scaler.core.signals import Signal
@@ -22,9 +30,6 @@ from keda_scaler.core.view import View
 
 MAX_STUCK_NAMED = 10
 """Stuck replicas that get a warning of their own: all warnings must fit beside an answer."""
-
-_PRECISION = 1e-6
-"""What rounding may add to a whole number of replicas."""
 
 
 class State(StrEnum):
@@ -80,6 +85,8 @@ class Held(Struct, frozen=True, gc=False):
     """No value and no error: KEDA and the HPA leave the replicas alone."""
 
     text: str
+    is_partial: bool = False
+    """Whether what is known asks for no change; else nothing is known."""
 
 
 class Unavailable(Struct, frozen=True, gc=False):
@@ -145,23 +152,57 @@ def decide(view: View, memory: Memory, verdict: Verdict) -> Decision:
         text=text,
         answers=answers,
         engines=tuple(sorted({engine.key for engine in engines})),
-        warnings=(*_warnings(trigger, engines), *_stuck_warnings(trigger, stuck)),
+        warnings=(
+            *_warnings(trigger, engines),
+            *_stuck_warnings(trigger, stuck),
+            *_silent_warnings(view),
+        ),
         stuck=stuck,
         answering=view.answering,
-        wanted=max(_wanted(view, answers), int(state is State.ACTIVE)),
+        wanted=max(_wanted(view, memory, answers), int(state is State.ACTIVE)),
         until=_until(view, memory),
     )
 
 
-def _wanted(view: View, answers: Mapping[Signal, Answer]) -> int:
-    """Say how many replicas the HPA will make of the answers."""
-    listed = len(view.counted)
-    asked = (
-        replicas_for(metric, view.trigger, listed, answer.number)
+def ask(memory: Memory, view: View, decision: Decision) -> Memory:
+    """Remember what a decision about this view asks for."""
+    totals = {
+        metric.signal: total_of(view, answer.number)
         for metric in view.trigger.metrics
-        if isinstance(answer := answers[metric.signal], Reported)
-    )
-    return math.ceil(max(asked, default=0.0) - _PRECISION)
+        if isinstance(answer := decision.answers[metric.signal], Reported)
+    }
+    return waking.ask(memory, view, decision.wanted, totals)
+
+
+def _wanted(view: View, memory: Memory, answers: Mapping[Signal, Answer]) -> int:
+    """Say how many replicas the HPA will make of the answers; without a value it changes nothing,
+    so that what was asked for stays asked for.
+    """
+    asked = [0.0]
+    for metric in view.trigger.metrics:
+        answer = answers[metric.signal]
+        if isinstance(answer, Reported):
+            asked.append(replicas_for(metric, view, answer.number))
+        elif isinstance(answer, Held):
+            asked.append(memory.totals.get(metric.signal, 0.0) / metric.target)
+    return whole(max(asked))
+
+
+def _silent_warnings(view: View) -> Iterator[str]:
+    """Name the replicas that are ready, never answered, and are waited for no more."""
+    names = [
+        each.replica.name
+        for each in view.counted
+        if each.replica.ready and not each.has_answered and not view.is_awaited(each)
+    ]
+    for name in names[:MAX_STUCK_NAMED]:
+        yield (
+            f"{name} is ready and has never answered for holdSeconds "
+            f"({view.trigger.hold_seconds:g}): values leave it out, and it keeps the target from "
+            "being idle; a Service must select only pods that have a metrics page"
+        )
+    if len(names) > MAX_STUCK_NAMED:
+        yield f"{len(names) - MAX_STUCK_NAMED} more replicas have never answered"
 
 
 def _stuck_warnings(trigger: Trigger, stuck: Sequence[str]) -> Iterator[str]:
@@ -224,12 +265,18 @@ def _is_up(view: View, memory: Memory) -> bool:
 
 
 def _unknown(view: View, memory: Memory, missing: str) -> tuple[State, Reason, str]:
-    if memory.known_until is None:
-        return State.UNKNOWN, Reason.NEVER_KNOWN, f"activity was never known: {missing}"
     trigger, now = view.trigger, view.now
-    since = min(memory.known_until, now)
-    text = f"activity unknown for {_coarsely(since, now)}: {missing}"
-    running = bool(view.snapshot.replicas) and _is_up(view, memory)
+    if memory.known_until is None:
+        since = now if memory.listed_since is None else memory.listed_since
+        text = f"activity was never known: {missing}"
+        # A list in the trigger, and reports, may stand before a Deployment at zero.
+        running = bool(view.counted) and not trigger.endpoints and not trigger.by_reports
+        if trigger.on_unknown == "error" or not running:
+            return State.UNKNOWN, Reason.NEVER_KNOWN, text
+    else:
+        since = min(memory.known_until, now)
+        text = f"activity unknown for {_coarsely(since, now)}: {missing}"
+        running = bool(view.snapshot.replicas) and _is_up(view, memory)
     if trigger.on_unknown == "error" or not running:
         return State.UNKNOWN, Reason.NO_HOLD, text
     if now >= since + trigger.hold_seconds:
@@ -243,6 +290,8 @@ def _answer(metric: Metric, view: View, memory: Memory, reason: Reason) -> Answe
     reported = report(metric, view, memory)
     if isinstance(reported, Report):
         return Reported(reported.number, reported.text)
+    if isinstance(reported, Unmoved):
+        return Held(f"{metric.signal} asks for no change: {reported.reason}", is_partial=True)
     since = _known_until(metric.signal, view)
     if reason in {Reason.HOLD, Reason.STUCK}:
         return Held(f"{metric.signal} unknown: {reported.reason}")
@@ -292,12 +341,16 @@ def _until(view: View, memory: Memory) -> float:
         instants.append(memory.idle_since + trigger.idle_seconds)
     if memory.known_until is not None:
         instants.append(_step(view, memory.known_until))
+    elif memory.listed_since is not None:
+        instants.append(_step(view, memory.listed_since))
     for replica in snapshot.replicas:
         instants += _of_replica(view, replica)
     return min((at for at in instants if at > view.now), default=math.inf)
 
 
 def _of_replica(view: View, replica: ReplicaReadings) -> Iterator[float]:
+    if replica.ready_since is not None and not replica.has_answered:
+        yield replica.ready_since + view.trigger.hold_seconds
     if replica.still_since is not None:
         yield replica.still_since + view.trigger.stuck_seconds
     for measured in (replica.values, replica.windows, replica.quantiles):

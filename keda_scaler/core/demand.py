@@ -5,6 +5,7 @@ Value it scales its replicas by `value / target`, so the value is a mean. Termin
 left out: the HPA does not count them either, and new replicas do not get their requests.
 """
 
+import math
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -13,9 +14,9 @@ from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Missing
 from keda_scaler.core.signals import LATENCIES, Signal
 from keda_scaler.core.snapshot import ReplicaReadings
-from keda_scaler.core.trigger import Metric, Trigger
+from keda_scaler.core.trigger import Metric
 from keda_scaler.core.view import View
-from keda_scaler.core.waking import ceiling
+from keda_scaler.core.waking import ceiling, given_away
 from keda_scaler.core.windows import Quantile, growth, merged, quantile, slowest
 
 MAX_VALUE = 1e12
@@ -36,6 +37,10 @@ _REQUESTS = frozenset({Signal.QUEUE_DEPTH, Signal.CONCURRENCY})
 """Signals that what a gateway holds adds to."""
 
 
+_PRECISION = 1e-6
+"""What rounding may add to a whole number of replicas."""
+
+
 class Report(Struct, frozen=True, gc=False):
     """What a metric reports."""
 
@@ -46,42 +51,215 @@ class Report(Struct, frozen=True, gc=False):
     """What is noteworthy about it, for people; empty: nothing."""
 
 
-def report(metric: Metric, view: View, memory: Memory) -> Report | Missing:
+class Unmoved(Struct, frozen=True, gc=False):
+    """What is known asks for no change, so that there is no value."""
+
+    reason: str
+
+
+def report(metric: Metric, view: View, memory: Memory) -> Report | Missing | Unmoved:
     """Compute what a metric reports.
 
-    A list of replicas that is empty is zero. One on which no replica answers is missing, but for
-    the time of the lease: then it is what the wake source has seen, or no change, at least one
-    replica's worth. Replicas whose engine lacks the signal have no say in it.
+    A list of replicas that is empty is zero. While replicas are woken it is what waits, at least
+    one replica's worth. Where something is missing, see `_in_spite_of`. Replicas whose engine lacks
+    the signal have no say in it.
     """
-    trigger = view.trigger
-    listed = view.answering if trigger.by_reports else len(view.counted)
-    if not view.answering and memory.leases(view.now):
-        reported: Report | Missing = _while_waking(metric, view, listed)
+    wakes = not view.answering and memory.leases(view.now)
+    concerned = [each for each in view.counted if metric.signal not in each.lacking]
+    reported: Report | Missing | Unmoved
+    if wakes:
+        reported = _while_waking(metric, view, memory, concerned)
+    elif view.counted and not concerned:
+        reported = Report(0.0, view.counted[0].lacking[metric.signal].reason)
+    elif not concerned:
+        reported = Report(0.0)
+    elif metric.signal in LATENCIES:
+        reported = _latency(metric, view, memory, concerned)
     else:
-        reported = _of_replicas(metric, view)
-    if isinstance(reported, Missing):
-        return reported
+        reported = _in_spite_of(metric, view, memory, _sum(metric, view, memory, concerned))
+    return _bounded(metric, view, memory, reported) if isinstance(reported, Report) else reported
+
+
+def _bounded(metric: Metric, view: View, memory: Memory, total: Report) -> Report:
+    """Give a sum as the HPA wants it, and no more than may be asked for while replicas load."""
     most = ceiling(view, memory) * metric.target
-    most = most if trigger.metric_type == "AverageValue" else most / max(1, listed)
-    if reported.number <= most:
-        return Report(min(reported.number, MAX_VALUE * 0.999), reported.text)
-    text = f"{CAPPED}: would be {reported.number:.3g}, but replicas that were asked for still load"
-    return Report(min(most, MAX_VALUE * 0.999), text)
+    number, text = total.number, total.text
+    if number > most:
+        text = f"{CAPPED}: would be {number:.3g}, but replicas that were asked for still load"
+        number = most
+    if view.trigger.metric_type == "Value":
+        if view.mean_of:
+            number /= view.mean_of
+        elif view.counted and number:
+            number = metric.target  # it is multiplied with no replica: the only way to keep those
+    return Report(min(number, MAX_VALUE * 0.999), text)
 
 
-def replicas_for(metric: Metric, trigger: Trigger, listed: int, number: float) -> float:
+def total_of(view: View, number: float) -> float:
+    """Give the sum over replicas that a metric's number stands for."""
+    return number if view.trigger.metric_type == "AverageValue" else number * max(1, view.mean_of)
+
+
+def replicas_for(metric: Metric, view: View, number: float) -> float:
     """Say how many replicas a metric asks for, as the HPA computes it; not rounded yet."""
-    share = number / metric.target
-    return share if trigger.metric_type == "AverageValue" else share * max(1, listed)
+    return total_of(view, number) / metric.target
 
 
-def _while_waking(metric: Metric, view: View, listed: int) -> Report:
-    """Report what waits for the replicas that load: no less than would keep those."""
-    floor = max(1, listed) * metric.target
+def whole(replicas: float) -> int:
+    """Round up to whole replicas, as the HPA does, but for what rounding added to a whole number.
+
+    Worked example: 15 requests for a target of 5 ask for 3 (tests/core/test_demand.py,
+    test_replicas_are_whole).
+    """
+    return math.ceil(replicas - _PRECISION)
+
+
+class _Sum(Struct, frozen=True, gc=False):
+    """What replicas say of a metric, and what they do not."""
+
+    low: float
+    """Of those that are known."""
+
+    high: float
+    """With each of those that are missing at its target, or at what it last said if that is more;
+    infinite where one that is missing never said anything."""
+
+    known: int
+    told: int
+    """Replicas that said something since they were listed: known ones, and missing ones."""
+
+    awaited: int
+    """Missing ones that never said anything."""
+
+    lapsed: bool
+    """Whether one of those that are missing said it too long ago to be replayed."""
+
+    problem: str
+    """Why one of them is missing; empty: none is."""
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.problem
+
+
+def _sum(metric: Metric, view: View, memory: Memory, concerned: Sequence[ReplicaReadings]) -> _Sum:
+    """Add up what the replicas say, and beside it what the gateway holds back from them."""
+    signal, trigger = metric.signal, view.trigger
+    low = unknown = 0.0
+    known = told = awaited = 0
+    lapsed, problem = False, ""
+    for replica in concerned:
+        value = replica.values.get(signal)
+        if view.is_missing(replica, signal):
+            problem = problem or _problem(view, replica, signal)
+            if value is None:
+                awaited += 1
+            else:
+                told += 1
+                unknown += max(metric.target, value.number)
+                lapsed |= not view.is_fresh(value.at) or view.is_stuck(replica)
+        elif value is not None and view.is_known(replica, signal):
+            known, told = known + 1, told + 1
+            low += 0.0 if view.is_stuck(replica) else value.number
+    if signal in _REQUESTS and trigger.wake_from is not None:
+        silent = _is_silent(view) and memory.held > 0
+        low += 0.0 if silent else _held_back(view, concerned)
+        given, _ = given_away(memory, view)
+        if given or silent:
+            unknown += math.inf if silent else given
+            problem = problem or f"{trigger.wake_from}: who has what it held is not read yet"
+            lapsed |= view.demand is None
+    high = math.inf if awaited else low + unknown
+    return _Sum(low, high, known, told, awaited, lapsed, problem)
+
+
+def _problem(view: View, replica: ReplicaReadings, signal: Signal) -> str:
+    if view.is_stuck(replica):
+        return f"{replica.replica.name}: its requests stand still"
+    return replica.problem(signal)
+
+
+def _held_back(view: View, replicas: Sequence[ReplicaReadings]) -> float:
+    """Say how many requests the gateway holds, but for those that replicas got since it told."""
+    if view.demand is None:
+        return 0.0
+    values = [view.value(each, Signal.CONCURRENCY) for each in replicas]
+    running = sum(value.number for value in values if value is not None)
+    return max(0.0, view.demand.held - max(0.0, running - view.snapshot.beside))
+
+
+def _is_silent(view: View) -> bool:
+    """Whether a wake source that told something before tells nothing now, for `holdSeconds`."""
+    demand, trigger = view.snapshot.demand, view.trigger
+    if demand is None or view.now >= demand.at + trigger.stale_after + trigger.hold_seconds:
+        return False
+    return view.demand is None or view.snapshot.demand_problem is not None
+
+
+def _in_spite_of(
+    metric: Metric, view: View, memory: Memory, found: _Sum
+) -> Report | Missing | Unmoved:
+    """Report a sum; what is missing moves nothing, in either direction.
+
+    When the known ones alone ask for more than the replicas that count, and for no fewer than
+    before, that is reported. When the sum asks for fewer of both even with every missing one at its
+    target, or at what it last said, that is. In between it is what it was before, until a reading
+    is stale; then it has no value, and KEDA and the HPA change nothing. Replicas that count have
+    answered since they were listed, or are ready.
+
+    Worked examples, two replicas of which one is missing, target 5, 10 before: a known sum of 12
+    stays 12 (asks for 3), 7 gives no value, 0 becomes 5 (asks for 1); see
+    tests/core/test_demand.py, test_what_is_missing_moves_nothing.
+    """
+    if found.is_complete and found.known:
+        return Report(found.low)
+    is_replayed = not found.lapsed and not found.awaited
+    if not found.known and not (found.told and is_replayed):
+        return Missing(found.problem or _first_problem(metric, view))
+    before = memory.totals.get(metric.signal)
+    asked = 0 if before is None else whole(before / metric.target)
+    at_least = whole(found.low / metric.target)
+    if at_least > found.told + found.awaited and at_least >= asked:
+        return Report(found.low)
+    if before is not None and is_replayed:
+        return Report(max(before, found.low))
+    at_most = math.inf if math.isinf(found.high) else whole(found.high / metric.target)
+    if before is not None and at_most < found.told and at_most <= max(1, asked):
+        return Report(found.high)
+    return Unmoved(found.problem)
+
+
+def _first_problem(metric: Metric, view: View) -> str:
+    return next(
+        each.problem(metric.signal) for each in view.counted if metric.signal not in each.lacking
+    )
+
+
+def _while_waking(
+    metric: Metric, view: View, memory: Memory, concerned: Sequence[ReplicaReadings]
+) -> Report | Unmoved:
+    """Report what waits for the replicas that load, at least one replica's worth.
+
+    How many of them are listed says nothing. Where it is not known what waits, what was asked for
+    stays asked for.
+    """
     requests = _waiting(view) if metric.signal in _REQUESTS else 0.0
-    number = max(floor, requests)
-    number = number if view.trigger.metric_type == "AverageValue" else number / max(1, listed)
-    return Report(number, "while no replica answers")
+    total = max(metric.target, requests)
+    before = memory.totals.get(metric.signal)
+    if before is not None and total >= before:
+        return Report(total, _WAKING)
+    missing = [each for each in concerned if view.is_missing(each, metric.signal)]
+    if missing:
+        return Unmoved(missing[0].problem(metric.signal))
+    if not view.trigger.by_reports and (view.counted or before is not None):
+        if view.demand is None or view.snapshot.demand_problem is not None:
+            return Unmoved("what waits for the replicas that load is not known")
+        if before is None and not requests:
+            return Unmoved("what the replicas that load were asked for is not known")
+    return Report(total, _WAKING)
+
+
+_WAKING = "while no replica answers"
 
 
 def _waiting(view: View) -> float:
@@ -91,69 +269,36 @@ def _waiting(view: View) -> float:
     return max(engines, view.demand.in_flight if view.demand is not None else 0.0)
 
 
-def _of_replicas(metric: Metric, view: View) -> Report | Missing:
-    """Report what the replicas say, and beside it what the gateway holds back from them."""
-    signal = metric.signal
-    concerned = [replica for replica in view.counted if signal not in replica.lacking]
-    if view.counted and not concerned:
-        return Report(0.0, view.counted[0].lacking[signal].reason)
-    if not concerned:
-        return Report(0.0)
-    if signal in LATENCIES:
-        return _latency(metric, view, concerned)
-    values = [_number(signal, view, replica) for replica in concerned]
-    known = [number for number in values if number is not None]
-    if not known:
-        return Missing(concerned[0].problem(signal))
-    held = view.demand.held if view.demand is not None and signal in _REQUESTS else 0.0
-    total = with_missing(sum(known) + held, len(known), len(concerned), metric.target)
-    is_sum = view.trigger.metric_type == "AverageValue"
-    return Report(total if is_sum else total / len(concerned))
-
-
-def _number(signal: Signal, view: View, replica: ReplicaReadings) -> float | None:
-    """Give a replica's fresh value. Of one that is stuck nothing is known, or it is idle."""
-    value = view.value(replica, signal)
-    if value is None or not view.is_stuck(replica):
-        return None if value is None else value.number
-    return 0.0 if view.trigger.on_stuck == "idle" else None
-
-
-def with_missing(total: float, known: int, listed: int, target: float) -> float:
-    """Complete a sum over `known` replicas to one over `listed`, as the HPA does for missing pods.
-
-    Missing replicas count as zero when that would still scale up, as exactly at target when that
-    would still scale down, and as "no change" in between. Source: Kubernetes'
-    `replica_calculator.go`, `GetMetricReplicas`.
-
-    Worked examples, two replicas listed and one known, target 5: a total of 12 stays 12 (asks for
-    3), 7 becomes 10 (no change), 2 becomes 7 (asks for 2), 0 becomes 5 (asks for 1). See
-    tests/core/test_demand.py, test_missing_replicas_count_as_the_hpa_counts_missing_pods.
-    """
-    if total > listed * target:
-        return total
-    return min(total + (listed - known) * target, listed * target)
-
-
-def _latency(metric: Metric, view: View, replicas: Sequence[ReplicaReadings]) -> Report | Missing:
+def _latency(
+    metric: Metric, view: View, memory: Memory, replicas: Sequence[ReplicaReadings]
+) -> Report | Missing | Unmoved:
     """Report a quantile over all replicas' requests of the window.
 
-    With AverageValue it is multiplied by the ready replicas, so that the HPA shows the quantile.
+    It is multiplied by the ready replicas, so that the HPA shows the quantile. With no request
+    anywhere it is 0, whatever the window has: a latency never keeps idle replicas.
     """
-    trigger = view.trigger
-    found = _observed(metric.signal, view, replicas)
+    trigger, signal = view.trigger, metric.signal
+    found = _observed(signal, view, replicas)
     if isinstance(found, Missing):
         return found
-    ready = max(1, sum(replica.replica.ready for replica in replicas))
-    factor = ready if trigger.metric_type == "AverageValue" else 1
+    if not _may_work(view, replicas):
+        return Report(0.0, "no request waits or runs")
     if found is None:
-        text = f"fewer than {MIN_OBSERVATIONS} observed in {trigger.latency_window_seconds:g} s"
-        if metric.signal in trigger.queries:
-            text = "latencyQuery gives NaN: nothing observed"
-        return Report(metric.target * factor if _may_work(view, replicas) else 0.0, text)
-    seconds = min(found.seconds, MAX_LATENCY_RATIO * metric.target)
+        if signal in trigger.queries:
+            return Unmoved("latencyQuery gives NaN: nothing observed")
+        seconds = trigger.latency_window_seconds
+        return Unmoved(f"fewer than {MIN_OBSERVATIONS} observed in {seconds:g} s")
+    ready = max(1, sum(each.replica.ready and each.has_answered for each in replicas))
+    total = min(found.seconds, MAX_LATENCY_RATIO * metric.target) * ready
     text = f"{'at least ' if found.is_bound else ''}{found.seconds:.3g} s"
-    return Report(seconds * factor, text)
+    missing = [each for each in replicas if view.is_missing(each, signal)]
+    told = [each for each in replicas if each.measured_at(signal) is not None]
+    awaited = sum(each.measured_at(signal) is None for each in missing)
+    problem = missing[0].problem(signal) if missing else ""
+    lapsed = any(not view.is_fresh(each.measured_at(signal) or 0.0) for each in missing)
+    of_all = _Sum(total, math.inf, 1, len(told), awaited, lapsed, problem)
+    reported = _in_spite_of(metric, view, memory, of_all)
+    return Report(reported.number, text) if isinstance(reported, Report) else reported
 
 
 def _observed(
@@ -173,6 +318,11 @@ def _observed(
 
 
 def _may_work(view: View, replicas: Sequence[ReplicaReadings]) -> bool:
-    """Whether requests wait or run, or that is not known."""
-    values = (view.value(replica, Signal.CONCURRENCY) for replica in replicas)
-    return any(value is None or value.number > 0 for value in values)
+    """Whether requests wait or run, or did since the poll before, or that is not known."""
+    return any(
+        not view.is_known(each, Signal.CONCURRENCY)
+        or each.has_served
+        or each.values[Signal.CONCURRENCY].number > 0
+        for each in replicas
+        if each.has_answered
+    )

@@ -40,7 +40,7 @@ class Binding(StrEnum):
     """While replicas load, `maxPendingFactor` limits how many more are asked for."""
 
     MISSING_REPLICAS = "missing-replicas"
-    """Replicas that say nothing count as the HPA counts missing pods."""
+    """Something is missing, and moves the value in neither direction."""
 
     LEASE = "lease"
     """Active until a replica answers, at most `coldStartSeconds` after the last request."""
@@ -221,7 +221,7 @@ def _seconds_to_zero(known: Known) -> float | str:
 def _signals(known: Known) -> Iterator[told.Signal]:
     decision, view, trigger = known.decision, known.view, known.view.trigger
     asked = {
-        metric.signal: replicas_for(metric, trigger, len(view.counted), answer.number)
+        metric.signal: replicas_for(metric, view, answer.number)
         for metric in trigger.metrics
         if isinstance(answer := decision.answers[metric.signal], Reported)
     }
@@ -284,8 +284,11 @@ def _bound_metric(known: Known, metric: Metric, signal: told.Signal) -> Iterator
     name = signal.signal
     if signal.asks_for_replicas is None:
         text = f"{signal.missing}"
-        if not signal.held:
+        answer = known.decision.answers[metric.signal]
+        if not isinstance(answer, Held):
             yield told.Bound(what=Binding.ERROR, text=text)
+        elif answer.is_partial:
+            yield told.Bound(what=Binding.MISSING_REPLICAS, text=text)
         elif known.decision.reason not in {Reason.HOLD, Reason.STUCK}:  # which are told above
             yield told.Bound(what=Binding.HOLD, text=text, seconds_left=_held_seconds(view, metric))
         return
@@ -301,12 +304,10 @@ def _bound_metric(known: Known, metric: Metric, signal: told.Signal) -> Iterator
         text = f"{name} is {signal.note}; it asks for at most {MAX_LATENCY_RATIO:g} times the ready"
         yield told.Bound(what=Binding.LATENCY_LIMIT, text=text)
     concerned = [each for each in view.counted if metric.signal not in each.lacking]
-    fresh = [each for each in concerned if _tells(view, each, metric.signal)]
-    if fresh and len(fresh) < len(concerned):
-        text = f"{len(fresh)} of {len(concerned)} replicas tell {name}"
-        yield told.Bound(
-            what=Binding.MISSING_REPLICAS, text=f"{text}; the HPA's rule for missing pods"
-        )
+    missing = [each for each in concerned if view.is_missing(each, metric.signal)]
+    if missing:
+        text = f"{name} of {missing[0].replica.name} is missing, which moves nothing"
+        yield told.Bound(what=Binding.MISSING_REPLICAS, text=text)
 
 
 def _tells(view: View, replica: ReplicaReadings, signal: Signal) -> bool:

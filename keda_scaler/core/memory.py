@@ -1,8 +1,11 @@
 """Memory: what one snapshot of a target cannot tell, carried from change to change."""
 
 import math
+from collections.abc import Mapping
 
-from msgspec import Struct
+from msgspec import Struct, field
+
+from keda_scaler.core.signals import Signal
 
 
 class Memory(Struct, frozen=True, gc=False):
@@ -13,6 +16,10 @@ class Memory(Struct, frozen=True, gc=False):
 
     idle_since: float | None = None
     """Since when proof of idleness has held without a gap; None: it does not hold."""
+
+    listed_since: float | None = None
+    """Since when replicas are listed of which nothing was known yet, in monotonic seconds; None:
+    there are none, or activity was known since."""
 
     at_zero: bool = True
     """Whether there was neither a replica nor work, for as long as we know."""
@@ -31,6 +38,19 @@ class Memory(Struct, frozen=True, gc=False):
 
     asked_at: float = -math.inf
     """When so many were first asked for, in monotonic seconds."""
+
+    totals: Mapping[Signal, float] = field(default_factory=dict)
+    """What each metric reported last, as a sum over replicas: it stays asked for until something
+    says less."""
+
+    held: float = 0.0
+    """Requests that the wake source held back when it last told."""
+
+    given: float = 0.0
+    """Requests that it gave away, and that no replica can have told of yet."""
+
+    given_at: float = -math.inf
+    """When it told that, in monotonic seconds."""
 
     def leases(self, now: float) -> bool:
         """Whether the lease runs."""

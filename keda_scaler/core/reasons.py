@@ -68,14 +68,16 @@ REASONS: Mapping[Reason, Meaning] = {
     ),
     Reason.HOLD: Meaning(
         (State.ACTIVE,),
-        "Activity is unknown while replicas are listed. Lasts at most `holdSeconds`.",
+        "Activity is unknown while replicas are listed, also when they were never read. Lasts at "
+        "most `holdSeconds`.",
         _LEFT_ALONE,
         "Find out why the replicas or the wake source that the text names do not answer, before "
         "`holdSeconds` are over.",
     ),
     Reason.NEVER_KNOWN: Meaning(
         (State.UNKNOWN,),
-        "Activity was never known since this scaler follows the target.",
+        "Activity was never known since this scaler follows the target, and no replica is listed "
+        "that could be held.",
         _ERROR,
         "Mend what the text names: mostly a wrong `service`, `port` or `path`, a selector that "
         "matches nothing, or missing rights. Just after a start it passes by itself.",

@@ -1,9 +1,11 @@
 """Snapshots: all that is known of a target at one instant."""
 
+import math
 from collections.abc import Mapping
 from typing import assert_never
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from keda_scaler.core.readings import (
     Demand,
@@ -54,6 +56,9 @@ class ReplicaReadings(Struct, frozen=True, gc=False):
     """Whether requests were served between the newest poll that told of the engine and the one
     before it."""
 
+    ready_since: float | None = None
+    """Since when it is listed as ready, in monotonic seconds; None: it is not, or not said."""
+
     still_since: float | None = None
     """Since when its requests and its progress have not moved, in monotonic seconds; None: they
     move, or there is nothing to tell it by, or no request."""
@@ -62,6 +67,11 @@ class ReplicaReadings(Struct, frozen=True, gc=False):
     def progress(self) -> float | None:
         """See `Engine`, of the newest poll that told it."""
         return None if self.told is None else self.told.progress
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether it told of anything since it was listed."""
+        return bool(self.values or self.windows or self.quantiles)
 
     @property
     def is_serving(self) -> bool:
@@ -87,10 +97,25 @@ class ReplicaReadings(Struct, frozen=True, gc=False):
         return bool(self.values or self.problems or self.lacking or self.windows)
 
 
+def listed(before: ReplicaReadings | None, replica: Replica, now: float) -> ReplicaReadings:
+    """Take in that a replica is listed; `now` in monotonic seconds. None: it was not before."""
+    known = before or ReplicaReadings(replica)
+    since = known.ready_since if known.ready_since is not None else now
+    return replace(known, replica=replica, ready_since=since if replica.ready else None)
+
+
 def absorb(
-    before: ReplicaReadings, readings: Readings, engine: Engine | None, window_seconds: float
+    before: ReplicaReadings,
+    readings: Readings,
+    engine: Engine | None,
+    window_seconds: float,
+    outage_seconds: float = math.inf,
 ) -> ReplicaReadings:
-    """Take the readings of a poll in. What is older than what is known changes nothing."""
+    """Take the readings of a poll in. What is older than what is known changes nothing.
+
+    Looks at a histogram that are `outage_seconds` apart or more are not of one window: what it
+    gained meanwhile may be as old as the first of them.
+    """
     values, windows, ever = dict(before.values), dict(before.windows), before.ever
     quantiles = dict(before.quantiles)
     problems: dict[Signal, Missing] = {}
@@ -103,7 +128,10 @@ def absorb(
                 lacking[signal] = reading
                 values.pop(signal, None)
             case Distribution():
-                windows[signal] = extend(windows.get(signal), reading, window_seconds)
+                window = windows.get(signal)
+                if window is not None and reading.at >= window.at + outage_seconds:
+                    window = None
+                windows[signal] = extend(window, reading, window_seconds)
             case Quantiles():
                 quantiles[signal] = reading
             case Flow():
@@ -130,6 +158,7 @@ def absorb(
         engine,
         told,
         has_served,
+        before.ready_since,
         still_since,
     )
 
@@ -185,3 +214,6 @@ class Snapshot(Struct, frozen=True, gc=False):
 
     demand_problem: str | None = None
     """Why the wake source said nothing the last time; None: it did."""
+
+    beside: float = math.inf
+    """Requests that the replicas had when the wake source told; infinite: not said."""

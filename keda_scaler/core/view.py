@@ -39,6 +39,35 @@ class View:
         value = replica.values.get(signal)
         return value if value is not None and self.is_fresh(value.at) else None
 
+    def is_known(self, replica: ReplicaReadings, signal: Signal) -> bool:
+        """Whether a replica's latest poll told the signal, and lately enough to be believed.
+
+        What is replayed because the latest poll failed is not known.
+        """
+        at = replica.measured_at(signal)
+        return at is not None and self.is_fresh(at) and signal not in replica.problems
+
+    def is_missing(self, replica: ReplicaReadings, signal: Signal) -> bool:
+        """Whether a replica may have a share in a value that nobody knows.
+
+        One that never told it has none while it loads, and once it is ready for `holdSeconds`. One
+        that told it before has none once it is neither ready nor heard of for that long.
+        """
+        if self.is_known(replica, signal):
+            return self.is_stuck(replica) and self.trigger.on_stuck == "hold"
+        told_at = replica.measured_at(signal)
+        if told_at is None:
+            return self.is_awaited(replica)
+        lapsed_at = told_at + self.trigger.stale_after
+        return replica.replica.ready or self.now < lapsed_at + self.trigger.hold_seconds
+
+    def is_awaited(self, replica: ReplicaReadings) -> bool:
+        """Whether a replica that never answered is ready, and not for `holdSeconds` yet."""
+        if not replica.replica.ready:
+            return False
+        since = replica.ready_since
+        return since is None or self.now < since + self.trigger.hold_seconds
+
     def window(self, replica: ReplicaReadings, signal: Signal) -> Window | None:
         """Give the looks at a latency; None: there are none, or the newest is too old."""
         window = replica.windows.get(signal)
@@ -50,6 +79,16 @@ class View:
             replica.still_since is not None
             and self.now >= replica.still_since + self.trigger.stuck_seconds
             and self.value(replica, Signal.CONCURRENCY) is not None
+        )
+
+    @property
+    def mean_of(self) -> int:
+        """How many replicas a mean is over: those that the HPA multiplies it with, as far as we
+        know; 0: none is ready.
+        """
+        return sum(
+            each.replica.ready and (each.has_answered or self.is_awaited(each))
+            for each in self.counted
         )
 
     def _answering(self) -> int:

@@ -5,12 +5,14 @@ at most `coldStartSeconds`. A replica that is listed and not ready does not end 
 starts while replicas load begins one as well: it cannot know what they were woken for.
 
 The ceiling: a queue grows while replicas load, and not because they are too few. So while those
-that were asked for do not answer yet, no more are asked for than `maxPendingFactor` times those
-that do (at least one), than are listed, or than were asked for before they began to load. A list of
-`endpoints` never gets longer, so that only those on it are waited for.
+that were asked for do not answer yet, however long that takes, no more are asked for than
+`maxPendingFactor` times those that do (at least one), than are listed, or than were asked for
+before they began to load. A list of `endpoints` never gets longer, so that only those on it are
+waited for.
 """
 
 import math
+from collections.abc import Mapping
 
 from msgspec.structs import replace
 
@@ -60,8 +62,7 @@ def ceiling(view: View, memory: Memory) -> float:
         return math.inf  # which replicas load is not known
     ready = loaded(view.snapshot)
     listed = len(view.counted)
-    waited_for = view.now < memory.asked_at + trigger.cold_start_seconds and not trigger.endpoints
-    asked = memory.asked if waited_for else 0
+    asked = 0 if trigger.endpoints else memory.asked
     if ready and max(listed, asked) <= ready:
         return math.inf
     return max(trigger.max_pending_factor * max(ready, 1), listed, asked)
@@ -72,9 +73,39 @@ def loaded(snapshot: Snapshot) -> int:
     return sum(r.is_serving and Signal.CONCURRENCY in r.values for r in snapshot.replicas)
 
 
-def ask(memory: Memory, view: View, wanted: int) -> Memory:
-    """Remember how many replicas a decision wants."""
+def ask(memory: Memory, view: View, wanted: int, totals: Mapping[Signal, float]) -> Memory:
+    """Remember what a decision asks for: how many replicas, and the sum of each metric.
+
+    Replicas that did not come within `coldStartSeconds` are asked for no longer than they are
+    wanted. That lifts no ceiling: nothing that was asked for has come.
+    """
     lapsed = view.now >= memory.asked_at + view.trigger.cold_start_seconds
+    given, given_at = given_away(memory, view)
+    memory = replace(
+        memory,
+        totals={**memory.totals, **totals},
+        held=memory.held if view.demand is None else view.demand.held,
+        given=given,
+        given_at=given_at,
+    )
     if wanted > memory.asked or lapsed or memory.asked <= loaded(view.snapshot):
         return replace(memory, asked=wanted, asked_at=view.now)
     return memory
+
+
+def given_away(memory: Memory, view: View) -> tuple[float, float]:
+    """Say how many requests the gateway gave away that no replica can have told of yet, and when.
+
+    All replicas told of theirs since then, or one of them may have them.
+    """
+    given, at = memory.given, memory.given_at
+    if view.demand is not None and view.demand.held < memory.held:
+        given, at = max(given, memory.held - view.demand.held), view.demand.at
+    signal = Signal.CONCURRENCY
+    if not any(
+        view.is_missing(each, signal)
+        or ((value := each.values.get(signal)) is not None and value.at < at)
+        for each in view.counted
+    ):
+        given = 0.0
+    return given, at

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 from keda_scaler.core import demand, readings
 from keda_scaler.core.activity import Verdict, judge, remember
-from keda_scaler.core.decision import Decision, decide
+from keda_scaler.core.decision import Decision, ask, decide
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Missing, Replica, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot
 from keda_scaler.core.trigger import Accepts, Metric, Trigger, parse_trigger
 from keda_scaler.core.view import View
-from keda_scaler.core.waking import ask
 
 
 def trigger(**keys: str) -> Trigger:
@@ -75,12 +74,11 @@ def decided(asks: Trigger, events: Sequence[tuple[float, Snapshot]], now: float)
     known = Snapshot()
     for at, known in events:
         memory = remembered(memory, asks, known, at)
-        wanted = decision_of(asks, known, memory, at).wanted
-        memory = ask(memory, View(asks, known, at), wanted)
+        memory = ask(memory, View(asks, known, at), decision_of(asks, known, memory, at))
     return decision_of(asks, known, memory, now)
 
 
 def reported(
     metric: Metric, asks: Trigger, known: Snapshot, now: float, memory: Memory | None = None
-) -> demand.Report | Missing:
+) -> demand.Report | demand.Unmoved | Missing:
     return demand.report(metric, View(asks, known, now), memory or Memory())

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.decision import (
     Held,
     Reason,
@@ -14,10 +15,10 @@ from keda_scaler.core.decision import (
     State,
     Unavailable,
 )
-from keda_scaler.core.readings import Engine, Value
+from keda_scaler.core.readings import Demand, Engine, Missing, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import Snapshot
-from keda_scaler.core.trigger import Trigger
+from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 from readings_for_tests import decided, replica, snapshot, trigger
 
 Events = list[tuple[float, Snapshot]]
@@ -121,14 +122,88 @@ def test_unknown_at_zero_is_an_error() -> None:
     )
 
 
+def test_what_is_not_there_is_not_held() -> None:
+    """There was work and then no replica: a hold would wake what somebody took away."""
+    asks = trigger(wakeFrom="epp", wakeService="epp")
+    quiet = Demand(0, 0, arrived=False, at=0.0)
+    worked = snapshot(replica(running=1), demand=quiet)
+    gone = snapshot(listed_at=20.0, demand=quiet)
+    decision = decided(asks, [(0.0, worked), (20.0, gone)], 20.0)
+
+    assert (decision.state, decision.reason) == (State.UNKNOWN, Reason.NO_HOLD)
+
+
 def test_never_read_is_an_error() -> None:
     """After a restart there is no inactive answer without new proof."""
+    rules = AddressRules.parse(["10.0.0.0/8"])
+    static = parse_trigger({"endpoints": "http://10.0.0.1/metrics"}, Accepts(addresses=rules))
     nothing = decided(trigger(), [], 1.0)
-    unread = decided(trigger(), [(0.0, snapshot(replica("a", None)))], 1.0)
+    unread = [(0.0, snapshot(replica("a", None)))]
+    leaving = [(0.0, snapshot(replica("a", None, terminating=True)))]
 
-    for decision in (nothing, unread):
+    for decision in (
+        nothing,
+        decided(static, unread, 1.0),  # may stand before a Deployment at zero
+        decided(trigger(), leaving, 1.0),
+        decided(trigger(onUnknown="error"), unread, 1.0),
+    ):
         assert (decision.state, decision.reason) == (State.UNKNOWN, Reason.NEVER_KNOWN)
         assert all(isinstance(answer, Unavailable) for answer in decision.answers.values())
+
+
+def test_never_read_is_the_hold_while_replicas_are_listed() -> None:
+    """KEDA's race turns an error into inactive: after a long outage of ours that is the end."""
+    asks = trigger(holdSeconds="60")
+    events = [(t, snapshot(replica("a", None), listed_at=t)) for t in (0.0, 30.0, 59.0, 60.0)]
+    held = decided(asks, events[:3], 59.0)
+
+    assert (held.state, held.reason) == (State.ACTIVE, Reason.HOLD)
+    assert held.text == "activity was never known: a: no answer within 5 s"
+    assert all(isinstance(answer, Held) for answer in held.answers.values())
+    assert decided(asks, events[:1], 1.0).until == 15.0
+    over = decided(asks, events, 60.0)
+    assert (over.state, over.reason) == (State.UNKNOWN, Reason.HOLD_OVER)
+    partly = [(t, snapshot(replica("a", at=t), replica("b", None), listed_at=t)) for t in (0, 50)]
+    assert decided(asks, partly, 50.0).reason is Reason.HOLD
+
+
+def test_a_poll_that_fails_voids_the_proof_at_once() -> None:
+    """Work may have come since the poll before; the clock of idleness begins anew."""
+    asks = trigger(wakeFrom="epp", wakeService="epp")
+
+    def at(t: float, **problems: str) -> tuple[float, Snapshot]:
+        one = replica("a", at=t)
+        if "page" in problems:
+            refused = dict.fromkeys(Signal, Missing("refused"))
+            one = replace(replica("a", at=30.0), problems=refused)
+        demand = Demand(0, 0, arrived=False, at=t)
+        return t, Snapshot((one,), t, problems.get("list"), demand, problems.get("gateway"))
+
+    idle = [at(float(t)) for t in range(0, 31, 5)]
+    assert decided(asks, idle, 30.0).state is State.IDLE
+    for problem in ("page", "list", "gateway"):
+        failed = [*idle, at(31.0, **{problem: "refused"})]
+        decision = decided(asks, failed, 31.0)
+        assert (decision.state, decision.reason) == (State.ACTIVE, Reason.HOLD)
+        assert decision.answers[Signal.QUEUE_DEPTH] == Reported(0.0)
+        assert decided(asks, [*failed, at(32.0)], 32.0).reason is Reason.SETTLING
+
+    zero = [(t, replace(known, replicas=())) for t, known in idle]
+    gone = (31.0, replace(zero[-1][1], problem="refused", demand_problem="refused"))
+    assert decided(asks, [*zero, gone], 31.0).state is State.IDLE  # nothing is put to sleep
+
+
+def test_a_ready_replica_that_never_answers_is_warned_of() -> None:
+    """Such as the worker of a LeaderWorkerSet, or a pod of another workload."""
+    asks = trigger(holdSeconds="60")
+    workers = [replace(replica(f"w{i:02}", None), ready_since=0.0) for i in range(12)]
+    known = snapshot(replica("leader", 1, at=60.0), *workers, listed_at=60.0)
+
+    assert decided(asks, [(0.0, known)], 59.0).warnings == ()
+    assert decided(asks, [(0.0, known)], 1.0).until == 60.0
+    warnings = decided(asks, [(60.0, known)], 60.0).warnings
+    assert warnings[0].startswith("w00 is ready and has never answered for holdSeconds (60)")
+    assert warnings[-1] == "2 more replicas have never answered"
 
 
 def test_one_of_two_hanging_keeps_the_model_awake() -> None:

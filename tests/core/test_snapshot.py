@@ -15,7 +15,7 @@ from keda_scaler.core.readings import (
     Value,
 )
 from keda_scaler.core.signals import Signal
-from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
+from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb, listed
 from keda_scaler.core.view import View
 from readings_for_tests import judged, trigger
 
@@ -112,3 +112,24 @@ def test_a_summary_is_the_newest() -> None:
 
     assert known.quantiles == {TTFT: Quantiles(((0.5, 2.0),), 6.0)}
     assert known.measured_at(TTFT) == 6.0
+
+
+def test_a_window_never_spans_an_outage_of_its_page() -> None:
+    """What a histogram gained meanwhile may be as old as the last look."""
+    known = absorbed({TTFT: look(1, 1.0)})
+
+    near = absorb(known, {TTFT: look(4, 15.9)}, ENGINE, 120.0, 15.0)
+    assert len(near.windows[TTFT].points) == 2
+    far = absorb(known, {TTFT: look(4, 16.0)}, ENGINE, 120.0, 15.0)
+    assert [point.at for point in far.windows[TTFT].points] == [16.0]
+
+
+def test_it_is_known_since_when_a_replica_is_ready() -> None:
+    """A replica that becomes unready begins anew; one that is listed again does not."""
+    loading = listed(None, Replica("a", ready=False), 1.0)
+    assert loading.ready_since is None
+    ready = listed(loading, Replica("a"), 2.0)
+    again = listed(absorb(ready, {QUEUE: Value(1, 3.0)}, ENGINE, 120.0), Replica("a"), 4.0)
+    assert ready.ready_since == again.ready_since == 2.0
+    assert again.values[QUEUE].number == 1
+    assert listed(again, Replica("a", ready=False), 5.0).ready_since is None

@@ -83,7 +83,7 @@ def test_an_unknown_gateway_proves_nothing() -> None:
     times = (0.0, 10.0, 20.0, 30.0)
     idle = [(t, snapshot(replica(at=t), listed_at=t)) for t in times]
     unread = decided(asks, idle, 30.0)
-    assert (unread.state, unread.reason) == (State.UNKNOWN, Reason.NEVER_KNOWN)
+    assert (unread.state, unread.reason) == (State.ACTIVE, Reason.HOLD)
     assert unread.text == "activity was never known: epp: not read yet"
 
     proven = [(t, snapshot(replica(at=t), listed_at=t, demand=asked(0, t))) for t in times]
@@ -133,6 +133,15 @@ def test_a_replica_that_answers_ends_the_lease() -> None:
     assert decided(asks, events, 91.0).state is State.IDLE
 
 
+def test_a_lease_does_not_come_back_after_an_answer() -> None:
+    """The replica was there: when it falls silent within the time of the lease, it is held."""
+    asks = trigger(**WAKE)
+    answered = (61.0, snapshot(replica(at=61.0), listed_at=61.0, demand=asked(0, 61.0)))
+    silent = (80.0, snapshot(replica(at=61.0), listed_at=80.0, demand=asked(0, 80.0)))
+
+    assert decided(asks, [at_zero(0, 1), answered, silent], 80.0).reason is Reason.HOLD
+
+
 def test_a_replica_that_answers_too_early_does_not_end_the_lease() -> None:
     """A page may be there before the model is: Kubernetes says when it is ready."""
     early = snapshot(replica(ready=False, at=9.0), listed_at=9.0, demand=asked(0, 9.0))
@@ -148,22 +157,25 @@ def test_a_lease_that_ran_out_leaves_loading_replicas_alone() -> None:
 
 
 def test_a_start_of_ours_while_replicas_load_is_a_lease() -> None:
-    """Whoever woke them, and whatever for: they are left alone, and none is asked for."""
+    """Whoever woke them, and whatever for: they are left alone, and nothing is asked for."""
     asks = trigger(**WAKE, coldStartSeconds="60")
     events = [loading(t, count=3) for t in (0, 30, 59)]
     decision = decided(asks, events, 59.0)
 
     assert (decision.state, decision.reason) == (State.ACTIVE, Reason.WAKING)
-    assert queue(decision) == 15.0
-    assert decision.wanted == 3
-    assert decided(asks, [*events, loading(61, count=3)], 61.0).state is State.UNKNOWN
+    assert isinstance(decision.answers[Signal.QUEUE_DEPTH], Held)
+    assert decision.wanted == 1
+    assert decided(asks, [*events, loading(61, count=3)], 61.0).reason is Reason.HOLD
+    waiting = [loading(t, 14, count=3) for t in (0, 30)]
+    assert queue(decided(asks, waiting, 30.0)) == 14.0
+    assert isinstance(decided(trigger(), [loading(0)], 0.0).answers[Signal.QUEUE_DEPTH], Held)
 
 
 def test_a_start_of_ours_beside_a_ready_replica_is_none() -> None:
-    """A ready replica that was never read is unknown."""
+    """A ready replica that was never read is held."""
     known = snapshot(replica("a", None), replica("b", None, ready=False))
 
-    assert decided(trigger(), [(0.0, known)], 1.0).reason is Reason.NEVER_KNOWN
+    assert decided(trigger(), [(0.0, known)], 1.0).reason is Reason.HOLD
 
 
 def test_a_start_of_ours_while_the_last_replica_leaves_is_none() -> None:
@@ -231,12 +243,15 @@ def test_what_was_asked_for_at_once_stays_asked_for() -> None:
     assert queue(decided(asks, listed, 10.0)) == 12 * 5.0
 
 
-def test_the_ceiling_does_not_outlast_a_cold_start() -> None:
-    """Replicas that never come, for want of GPUs or by maxReplicaCount, are not waited for."""
+def test_the_ceiling_outlasts_a_cold_start() -> None:
+    """Replicas that never come, for want of GPUs or by maxReplicaCount, are no reason for more."""
     asks = trigger(coldStartSeconds="60")
     events = [busy(0, 20, ready=1), busy(30, 100, ready=1)]
     assert queue(decided(asks, events, 30.0)) == 20.0
-    assert queue(decided(asks, [*events, busy(61, 100, ready=1)], 61.0)) == 100.0
+    events.append(busy(61, 100, ready=1))
+    assert queue(decided(asks, events, 61.0)) == 20.0
+    less = [*events, busy(130, 5, ready=1), busy(135, 100, ready=1)]
+    assert queue(decided(asks, less, 135.0)) == 100.0  # nothing is awaited any more
 
 
 def test_endpoints_do_not_tell_what_loads() -> None:
@@ -472,7 +487,9 @@ def test_another_replica_at_work_is_work() -> None:
     decision = decided(asks, [(now, both)], now)
 
     assert decision.reason is Reason.WORK
-    assert queue(decision) == 6.0
+    assert decision.answers[Signal.QUEUE_DEPTH] == Held(
+        "queue-depth asks for no change: a: its requests stand still", is_partial=True
+    )
 
 
 def test_a_sleeping_replica_is_neither_busy_nor_able_to_answer() -> None:

@@ -160,8 +160,8 @@ SOURCES = (
     ),
     _ending(
         "every-second-poll",
-        "All work ends, and every second poll fails.",
-        *(_refusing(second, second + 5) for second in range(0, 600, 10)),
+        "All work ends, and every second poll fails, for 40 seconds.",
+        *(_refusing(second, second + 5) for second in range(0, 40, 10)),
         minutes=7,
     ),
     _ending(
@@ -207,6 +207,25 @@ SCALER = (
         "keda-reconnects-waking",
         "At zero, a request comes and waits while the stream is broken, for a minute.",
         _waiting(300, faults=(Fault(Hits.STREAM, START - 10, START + 60),)),
+    ),
+    Row(
+        name="killed-in-an-outage",
+        what="Every page refuses, for 10 minutes; after the first the scaler is killed, and is "
+        "back after 5 seconds.",
+        scene=Scene(
+            seconds=START + 660,
+            replicas=3,
+            load=_BUSY,
+            faults=(_refusing(0, 600), Fault(Hits.SCALER, START + 60, START + 65)),
+        ),
+    ),
+    Row(
+        name="new-in-an-outage",
+        what="The ScaledObject is new, and every page refuses, for 2 minutes.",
+        scene=Scene(
+            seconds=START + 120, replicas=3, load=_BUSY, faults=(_refusing(-START, START),)
+        ),
+        zero=0,
     ),
 )
 """Faults of the scaler, and between KEDA and it."""
@@ -328,27 +347,6 @@ ENDS = (
     replace(
         _busy("scaler-away", "The scaler is away, for 10 minutes.", Hits.SCALER, 10),
         remedy="two pods of the scaler, on two nodes",
-    ),
-    Row(
-        name="killed-in-an-outage",
-        what="Every page refuses, for 10 minutes; after the first the scaler is killed, and is "
-        "back after 5 seconds.",
-        scene=Scene(
-            seconds=START + 660,
-            replicas=3,
-            load=_BUSY,
-            faults=(_refusing(0, 600), Fault(Hits.SCALER, START + 60, START + 65)),
-        ),
-        remedy="KEDA's `fallback`",
-    ),
-    Row(
-        name="new-in-an-outage",
-        what="The ScaledObject is new, and every page refuses, for 2 minutes.",
-        scene=Scene(
-            seconds=START + 120, replicas=3, load=_BUSY, faults=(_refusing(-START, START),)
-        ),
-        zero=0,
-        remedy="`initialCooldownPeriod` in the ScaledObject",
     ),
     replace(
         _waking(

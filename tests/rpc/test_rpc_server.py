@@ -218,8 +218,7 @@ async def test_what_is_unknown_is_said_at_once() -> None:
     """A new target whose source has failed is answered without waiting, with the reason."""
 
     def refuse(target: Target) -> None:
-        target.listed([Replica("a")], time.monotonic())
-        target.read("a", engines.missing("cannot connect: refused"))
+        target.unlisted("the API server refused the connection")
 
     async with serving(refuse) as harness:
         began = time.monotonic()
@@ -229,8 +228,22 @@ async def test_what_is_unknown_is_said_at_once() -> None:
         ):
             assert await status_of(call) == (
                 grpc.StatusCode.UNAVAILABLE,
-                "activity was never known: a: cannot connect: refused",
+                "activity was never known: the API server refused the connection",
             )
+        assert time.monotonic() - began < 0.9 * servicer.FIRST_READING_SECONDS
+
+
+async def test_what_was_never_read_is_held_at_once() -> None:
+    """While replicas are listed: KEDA's race could take an error for inactive."""
+
+    def refuse(target: Target) -> None:
+        target.listed([Replica("a")], time.monotonic())
+        target.read("a", engines.missing("cannot connect: refused"))
+
+    async with serving(refuse) as harness:
+        began = time.monotonic()
+        assert (await harness.stub.IsActive(REF)).result
+        assert not (await harness.stub.GetMetrics(metrics_of("queue-depth"))).metricValues
         assert time.monotonic() - began < 0.9 * servicer.FIRST_READING_SECONDS
 
 
