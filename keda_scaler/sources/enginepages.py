@@ -109,7 +109,7 @@ def names_of(trigger: Trigger) -> Names:
 
 
 def _parsed(page: Fetched, names: Names) -> Samples:
-    return parse_page(page.body, page.content_type, names, page.at)
+    return parse_page(page.body, page.content_type, names, page.at, page.dated)
 
 
 def _tried(page: Fetched, names: Names) -> Samples | SourceError:
