@@ -19,6 +19,7 @@ from keda_scaler.engines.sglang import SGLANG
 from keda_scaler.engines.tgi import TGI
 from keda_scaler.engines.triton import TRITON
 from keda_scaler.engines.triton_trtllm import TRITON_TRTLLM
+from keda_scaler.engines.triton_vllm import TRITON_VLLM
 from keda_scaler.engines.trtllm_serve import TRTLLM_SERVE
 from keda_scaler.engines.vllm import VLLM
 
@@ -31,6 +32,7 @@ DIALECTS: tuple[Dialect, ...] = (
     TGI,
     TRITON,
     TRITON_TRTLLM,
+    TRITON_VLLM,
     TRTLLM_SERVE,
     VLLM,
 )

@@ -59,7 +59,8 @@ def _gpu_exporters() -> Iterator[str]:
         "For `gpuMemorySource: device` and `gpu-utilization`: on the replica's own page, or through"
         " Prometheus with the pod in `exported_pod` or `pod`. A GPU with several series, because"
         " several pods share it, counts once; values of 1e15 and more are no numbers. The first"
-        " exporter that says something of a pod is read.\n"
+        " exporter that tells of a pod's memory is read, else the first that tells how busy a GPU"
+        " of its is.\n"
     )
     header = ("exporter", "memory in use", "all memory", "utilization", "a GPU is told by", "notes")
     yield from _table(header, map(_exporter, EXPORTERS))

@@ -42,12 +42,15 @@ BUSY = {
     "tgi": "tgi__busy",
     "triton": "triton__ensemble-busy",
     "triton-trtllm": "triton-trtllm__busy",
+    "triton-vllm": "triton-vllm__busy",
     "trtllm-serve": "trtllm-serve__busy",
     "vllm": "vllm-0.32.0__busy-queue",
 }
 
 PARTS_OF_ANOTHER = {
     frozenset({"triton", "triton-trtllm"}): "triton-trtllm",
+    frozenset({"triton", "triton-vllm"}): "triton-vllm",
+    frozenset({"triton-vllm", "vllm"}): "vllm",
     frozenset({"nim", "vllm"}): "vllm",
     frozenset({"nim", "sglang"}): "sglang",
     frozenset({"nim", "trtllm-serve"}): "trtllm-serve",

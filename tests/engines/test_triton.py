@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine_pages import buckets, capture, engine_of, numbers, read, without
+from engine_pages import buckets, capture, numbers, read, without
 from keda_scaler.core.readings import Flow, Lacking, Missing, Quantiles, Replica, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import ReplicaReadings, absorb
@@ -82,13 +82,6 @@ def test_what_is_lacking() -> None:
 
     for signal in (Signal.GPU_MEMORY_PRESSURE, Signal.ITL):
         assert found[signal] == Lacking(f"Triton does not expose {signal}")
-
-
-def test_a_page_with_the_vllm_backend_is_tritons() -> None:
-    """That backend prints names of vLLM with Triton's labels, and no gauges."""
-    of_vllm = 'vllm:time_to_first_token_seconds_bucket{model="generate",version="1",le="+Inf"} 3\n'
-
-    assert engine_of(BUSY + of_vllm) == "triton"
 
 
 @pytest.mark.parametrize(

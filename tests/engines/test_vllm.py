@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engine_pages import readings_of
+from engine_pages import case, readings_of
 from keda_scaler import engines
 from keda_scaler.core.readings import Missing, Reading, Value
 from keda_scaler.core.signals import Signal
@@ -190,3 +190,29 @@ def test_which_samples_concern_a_trigger() -> None:
     assert engines.concerns(sample, "auto", None)
     assert engines.concerns(sample, "vllm", "m")
     assert not engines.concerns(sample, "vllm", "other")
+
+
+def test_a_gauge_that_every_api_server_prints_is_the_largest() -> None:
+    """All but one have heard nothing of the engine; their mean would be an eighth of the truth."""
+    found = read(case("vllm-0.10-api-servers-pid"))
+
+    assert found[Signal.GPU_MEMORY_PRESSURE] == Value(0.95, 7.0)
+    assert found[Signal.CONCURRENCY] == Value(12.0, 7.0)
+
+
+def test_api_servers_of_several_engines() -> None:
+    """Per engine the largest; over engines requests add up, and usage averages."""
+    heard = {("0", "11"): ("3", "4", "0.75"), ("1", "12"): ("1", "2", "0.25")}
+    lines = "".join(
+        page(*heard.get((engine, pid), ("0", "0", "0")), labels=f',pid="{pid}"').replace(
+            'engine="0"', f'engine="{engine}"'
+        )
+        for engine in "01"
+        for pid in ("11", "12")
+    )
+
+    assert gauges(read(lines)) == {
+        Signal.QUEUE_DEPTH: Value(4.0, 7.0),
+        Signal.CONCURRENCY: Value(10.0, 7.0),
+        Signal.GPU_MEMORY_PRESSURE: Value(0.5, 7.0),
+    }
