@@ -219,8 +219,11 @@ class Target:
         """Take readings in; whether the replica is listed."""
         before = self._replicas.get(replica)
         if before is not None:
-            window = self.trigger.latency_window_seconds
-            self._replicas[replica] = absorb(before, readings, engine, window)
+            trigger = self.trigger
+            held_since = self._clock() - max(trigger.hold_seconds, trigger.stale_after)
+            self._replicas[replica] = absorb(
+                before, readings, engine, trigger.latency_window_seconds, held_since
+            )
         return before is not None
 
     def demanded(self, demand: Demand | Missing) -> None:

@@ -1,5 +1,6 @@
 """Snapshots: all that is known of a target at one instant."""
 
+import math
 from collections.abc import Mapping
 from typing import assert_never
 
@@ -13,6 +14,7 @@ from keda_scaler.core.readings import (
     Lacking,
     Missing,
     Quantiles,
+    Reading,
     Readings,
     Replica,
     Value,
@@ -88,14 +90,26 @@ class ReplicaReadings(Struct, frozen=True, gc=False):
 
 
 def absorb(
-    before: ReplicaReadings, readings: Readings, engine: Engine | None, window_seconds: float
+    before: ReplicaReadings,
+    readings: Readings,
+    engine: Engine | None,
+    window_seconds: float,
+    held_since: float = math.inf,
 ) -> ReplicaReadings:
-    """Take the readings of a poll in. What is older than what is known changes nothing."""
+    """Take the readings of a poll in. What is older than what is known changes nothing.
+
+    Nor does what is made of fewer series than what was measured after `held_since` (monotonic
+    seconds): it is missing until they are back.
+    """
     values, windows, ever = dict(before.values), dict(before.windows), before.ever
     quantiles = dict(before.quantiles)
     problems: dict[Signal, Missing] = {}
     lacking: dict[Signal, Lacking] = {}
     for signal, reading in readings.items():
+        lost = _lost(before, signal, reading, held_since)
+        if lost is not None:
+            problems[signal] = lost
+            continue
         match reading:
             case Missing():
                 problems[signal] = reading
@@ -108,7 +122,7 @@ def absorb(
                 quantiles[signal] = reading
             case Flow():
                 moved = ever is not None and ever != reading.ever
-                _renew(values, signal, Value(reading.waiting + moved, reading.at))
+                _renew(values, signal, Value(reading.waiting + moved, reading.at, reading.series))
                 ever = reading.ever
             case Value():
                 _renew(values, signal, reading)
@@ -132,6 +146,23 @@ def absorb(
         has_served,
         still_since,
     )
+
+
+def _lost(
+    before: ReplicaReadings, signal: Signal, reading: Reading, held_since: float
+) -> Missing | None:
+    """Say how many series are gone that were there before; None: none.
+
+    A page that ends early, or without one of its data-parallel engines, sums too small.
+    """
+    known: Value | Distribution | None = before.values.get(signal)
+    if signal in before.windows:
+        known = before.windows[signal].points[-1]
+    if known is None or known.at <= held_since or isinstance(reading, Missing | Quantiles):
+        return None
+    series = 0 if isinstance(reading, Lacking) else reading.series
+    gone = known.series - series
+    return Missing(f"{gone} of {known.series} series that it had are gone") if gone > 0 else None
 
 
 def _has_served(before: Engine | None, now: Engine) -> bool:

@@ -27,6 +27,8 @@ Written from the code by `tools/render-engines`; a test fails when the two diffe
 - A family that a page should have and lacks makes its signal unknown, never zero. The last column
   of each table names the exceptions: a part that not every server has counts as 0, and an engine
   that lacks a signal has no say in it.
+- What a replica printed before and lacks now, a family or one of its series, is unknown too, until
+  it is back or `holdSeconds` are over: a sum without it would be too small.
 - A gauge that an engine prints only after its first request is unknown until then.
 - Of several families the first that has series on the page is read.
 - "Series of a replica" says how the series of one page become one number.

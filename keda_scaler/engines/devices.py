@@ -240,8 +240,8 @@ def combined(devices: Sequence[Device]) -> DeviceReadings:
     total = math.fsum(device.total for device in measured)
     none = Missing("no series of GPU utilization") if measured else ABSENT
     return DeviceReadings(
-        Value(min(1.0, used / total), at) if measured else ABSENT,
-        Value(math.fsum(busy) / len(busy), at) if busy else none,
+        Value(min(1.0, used / total), at, len(measured)) if measured else ABSENT,
+        Value(math.fsum(busy) / len(busy), at, len(busy)) if busy else none,
     )
 
 

@@ -112,3 +112,38 @@ def test_a_summary_is_the_newest() -> None:
 
     assert known.quantiles == {TTFT: Quantiles(((0.5, 2.0),), 6.0)}
     assert known.measured_at(TTFT) == 6.0
+
+
+def test_a_value_of_fewer_series_than_before_is_missing() -> None:
+    """A page that lost an engine sums too small; what was known stands until it is stale."""
+    known = absorbed({WORK: Value(40, 1.0, series=4)})
+    lost = absorb(known, {WORK: Value(0, 6.0, series=3)}, ENGINE, 120.0, held_since=0.0)
+    gone = absorb(lost, {WORK: Lacking("not exposed")}, ENGINE, 120.0, held_since=0.0)
+    back = absorb(gone, {WORK: Value(2, 16.0, series=4)}, ENGINE, 120.0, held_since=0.0)
+
+    assert lost.problems == {WORK: Missing("1 of 4 series that it had are gone")}
+    assert gone.problems == {WORK: Missing("4 of 4 series that it had are gone")}
+    assert lost.values == gone.values == {WORK: Value(40, 1.0, series=4)}
+    assert not gone.lacking
+    assert (back.values, back.problems) == ({WORK: Value(2, 16.0, series=4)}, {})
+
+
+def test_series_that_stay_away_are_waited_for_no_longer_than_the_hold() -> None:
+    """A server may have been set up anew; one with more series than before is believed at once."""
+    known = absorbed({WORK: Value(40, 1.0, series=2)})
+    more = absorb(known, {WORK: Value(9, 6.0, series=3)}, ENGINE, 120.0, held_since=0.0)
+    over = absorb(known, {WORK: Value(0, 902.0)}, ENGINE, 120.0, held_since=2.0)
+
+    assert more.values == {WORK: Value(9, 6.0, series=3)}
+    assert (over.values, over.problems) == ({WORK: Value(0, 902.0)}, {})
+
+
+def test_requests_of_fewer_series_are_missing_whoever_counts_them() -> None:
+    """Of an engine that says only how many wait, and of a histogram."""
+    known = absorbed({WORK: Flow(3, 100, 1.0, series=2), TTFT: look(4, 1.0)})
+    none = Distribution(((math.inf, 0.0),), 6.0, None, series=0)
+    fewer: dict[Signal, Reading] = {WORK: Flow(0, 100, 6.0), TTFT: none}
+    lost = absorb(known, fewer, ENGINE, 120.0, held_since=0.0)
+
+    assert lost.problems.keys() == {WORK, TTFT}
+    assert (lost.values, lost.windows, lost.ever) == (known.values, known.windows, 100)

@@ -72,14 +72,15 @@ def test_several_gpus_of_a_replica_add_up() -> None:
     """Memory is added up over GPUs, utilization is their mean."""
     two = dcgm(900, 100, busy=100) + dcgm(100, 900, busy=0, UUID="GPU-2")
 
-    assert device_readings(two) == DeviceReadings(Value(0.5, 7.0), Value(0.5, 7.0))
+    both = Value(0.5, 7.0, series=2)
+    assert device_readings(two) == DeviceReadings(both, both)
 
 
 def test_instances_of_a_partitioned_gpu_are_told_apart() -> None:
     """MIG instances have the UUID of their GPU and an id of their own."""
     two = dcgm(90, 10, GPU_I_ID="1") + dcgm(10, 90, GPU_I_ID="2")
 
-    assert device_readings(two).memory == Value(0.5, 7.0)
+    assert device_readings(two).memory == Value(0.5, 7.0, series=2)
 
 
 def test_an_instance_of_a_partitioned_gpu_is_as_busy_as_its_engines() -> None:

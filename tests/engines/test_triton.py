@@ -25,13 +25,13 @@ def test_versions_of_a_model_add_up() -> None:
 
 def test_requests_that_end_show_that_others_ran() -> None:
     """Successes and failures of whatever reason are what moves."""
-    assert read(BUSY)[Signal.CONCURRENCY] == Flow(17.0, 183.0, 7.0)
+    assert read(BUSY)[Signal.CONCURRENCY] == Flow(17.0, 183.0, 7.0, series=6)
 
     before = absorb(ReplicaReadings(Replica("a")), read(BUSY), None, 60.0)
-    assert before.values[Signal.CONCURRENCY] == Value(17.0, 7.0)
+    assert before.values[Signal.CONCURRENCY] == Value(17.0, 7.0, series=6)
     failed = BUSY.replace('reason="CANCELED",version="1"} 1', 'reason="CANCELED",version="1"} 2')
     after = absorb(before, read(failed), None, 60.0)
-    assert after.values[Signal.CONCURRENCY] == Value(18.0, 7.0)
+    assert after.values[Signal.CONCURRENCY] == Value(18.0, 7.0, series=6)
 
 
 def test_a_missing_count_is_not_zero() -> None:
