@@ -23,7 +23,7 @@ from keda_scaler.core.history import History
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Demand, Engine, Missing, Readings, Replica
 from keda_scaler.core.signals import Signal
-from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb, listed
+from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, Spans, absorb, listed
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.core.view import View
 from keda_scaler.errors import TooManyTargetsError, TriggerError
@@ -218,9 +218,13 @@ class Target:
         """Take readings in; whether the replica is listed."""
         before = self._replicas.get(replica)
         if before is not None:
-            window = self.trigger.latency_window_seconds
-            outage = self.trigger.stale_after
-            self._replicas[replica] = absorb(before, readings, engine, window, outage)
+            trigger = self.trigger
+            spans = Spans(
+                trigger.latency_window_seconds,
+                outage=trigger.stale_after,
+                held_since=self._clock() - max(trigger.hold_seconds, trigger.stale_after),
+            )
+            self._replicas[replica] = absorb(before, readings, engine, spans)
         return before is not None
 
     def demanded(self, demand: Demand | Missing) -> None:

@@ -13,6 +13,7 @@ from keda_scaler.engines.page import read_page
 from keda_scaler.engines.samples import Sample
 
 CAPTURES = Path(__file__).parent / "captures"
+CASES = Path(__file__).parent / "cases"
 SAMPLES = Path(__file__).parents[2] / "shared" / "samples"
 
 needs_samples = pytest.mark.skipif(
@@ -25,6 +26,11 @@ AT = 7.0
 
 def capture(name: str) -> str:
     return (CAPTURES / f"{name}.prom").read_text()
+
+
+def case(name: str) -> str:
+    """Give a small page composed after a public report."""
+    return (CASES / f"{name}.prom").read_text()
 
 
 def sample(name: str) -> str:

@@ -421,7 +421,7 @@ def test_every_wrong_flag_is_said_at_once() -> None:
     assert str(raised.value) == (
         "--listen: HOST:PORT is accepted, such as 0.0.0.0:9401 or [::]:9401; "
         "--engine: 'ollama'; accepted: auto, dynamo, llama.cpp, lmdeploy, nim, sglang, "
-        "tgi, triton, triton-trtllm, trtllm-serve, vllm; "
+        "tgi, triton, triton-trtllm, triton-vllm, trtllm-serve, vllm; "
         "--interval: 1 to 3600 seconds are accepted; "
         "--engine-url: http or https URLs without credentials are accepted"
     )

@@ -140,6 +140,24 @@ async def test_a_replica_keeps_its_reading_until_stale(fleet: Fleet) -> None:
     assert target.decision().answers[Signal.QUEUE_DEPTH] == Reported(7.0)
 
 
+async def test_what_a_page_lost_is_unknown_until_the_hold_is_over(fleet: Fleet) -> None:
+    """Not zero: then its sum is believed, for a server may have been set up anew."""
+    target = fleet.target()
+    target.listed([Replica("a")], fleet.clock.now)
+    target.read("a", dict.fromkeys(Signal, Value(8, fleet.clock.now, series=2)))
+    reasons: list[Reason] = []
+    for seconds in (5, 20, 860, 20, 10):
+        fleet.clock.now += seconds
+        target.listed([Replica("a")], fleet.clock.now)
+        target.read("a", reading(0, fleet.clock.now))
+        reasons.append(target.decision().reason)
+
+    assert reasons == [
+        *(Reason.WORK, Reason.HOLD, Reason.HOLD),
+        *(Reason.SETTLING, Reason.PROVEN_IDLE),
+    ]
+
+
 async def test_what_is_no_longer_listed_no_longer_counts(fleet: Fleet) -> None:
     """A replica that is gone takes its readings with it, and a late one is ignored."""
     target = fleet.target()

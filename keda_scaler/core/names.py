@@ -2,7 +2,7 @@
 
 ENGINES = (
     *("dynamo", "llama.cpp", "lmdeploy", "nim", "sglang", "tgi"),
-    *("triton", "triton-trtllm", "trtllm-serve", "vllm"),
+    *("triton", "triton-trtllm", "triton-vllm", "trtllm-serve", "vllm"),
 )
 """Keys of the engines that we can read, sorted. `keda_scaler.engines` has a dialect for each."""
 

@@ -23,6 +23,9 @@ class Value(Struct, frozen=True, gc=False):
     at: float
     """When it was measured, in monotonic seconds."""
 
+    series: int = 1
+    """Of how many series it was made: of fewer than before, some are missing and not 0."""
+
 
 class Missing(Struct, frozen=True, gc=False):
     """Nothing was measured."""
@@ -47,6 +50,9 @@ class Flow(Struct, frozen=True, gc=False):
     ever: float
     at: float
 
+    series: int = 1
+    """Of those that wait: see `Value`."""
+
 
 class Distribution(Struct, frozen=True, gc=False):
     """A histogram, cumulative since the process began."""
@@ -59,6 +65,9 @@ class Distribution(Struct, frozen=True, gc=False):
 
     started: float | None
     """When the process began, in its own Unix seconds; None: not said."""
+
+    series: int = 1
+    """Of how many series it was made: see `Value`. Of none where an absent one is empty."""
 
 
 class Quantiles(Struct, frozen=True, gc=False):

@@ -15,6 +15,7 @@ from keda_scaler.core.readings import (
     Lacking,
     Missing,
     Quantiles,
+    Reading,
     Readings,
     Replica,
     Value,
@@ -104,23 +105,34 @@ def listed(before: ReplicaReadings | None, replica: Replica, now: float) -> Repl
     return replace(known, replica=replica, ready_since=since if replica.ready else None)
 
 
-def absorb(
-    before: ReplicaReadings,
-    readings: Readings,
-    engine: Engine | None,
-    window_seconds: float,
-    outage_seconds: float = math.inf,
-) -> ReplicaReadings:
-    """Take the readings of a poll in. What is older than what is known changes nothing.
+class Spans(Struct, frozen=True, gc=False):
+    """For how long what was told before matters to what is told now."""
 
-    Looks at a histogram that are `outage_seconds` apart or more are not of one window: what it
-    gained meanwhile may be as old as the first of them.
-    """
+    window: float
+    """Of a latency, in seconds."""
+
+    outage: float = math.inf
+    """Looks at a histogram that are so many seconds or more apart are not of one window: what it
+    gained meanwhile may be as old as the first of them."""
+
+    held_since: float = math.inf
+    """What is made of fewer series than what was measured after this (monotonic seconds) is missing
+    until they are back."""
+
+
+def absorb(
+    before: ReplicaReadings, readings: Readings, engine: Engine | None, spans: Spans
+) -> ReplicaReadings:
+    """Take the readings of a poll in. What is older than what is known changes nothing."""
     values, windows, ever = dict(before.values), dict(before.windows), before.ever
     quantiles = dict(before.quantiles)
     problems: dict[Signal, Missing] = {}
     lacking: dict[Signal, Lacking] = {}
     for signal, reading in readings.items():
+        lost = _lost(before, signal, reading, spans.held_since)
+        if lost is not None:
+            problems[signal] = lost
+            continue
         match reading:
             case Missing():
                 problems[signal] = reading
@@ -128,15 +140,12 @@ def absorb(
                 lacking[signal] = reading
                 values.pop(signal, None)
             case Distribution():
-                window = windows.get(signal)
-                if window is not None and reading.at >= window.at + outage_seconds:
-                    window = None
-                windows[signal] = extend(window, reading, window_seconds)
+                windows[signal] = _extended(windows.get(signal), reading, spans)
             case Quantiles():
                 quantiles[signal] = reading
             case Flow():
                 moved = ever is not None and ever != reading.ever
-                _renew(values, signal, Value(reading.waiting + moved, reading.at))
+                _renew(values, signal, Value(reading.waiting + moved, reading.at, reading.series))
                 ever = reading.ever
             case Value():
                 _renew(values, signal, reading)
@@ -161,6 +170,23 @@ def absorb(
         before.ready_since,
         still_since,
     )
+
+
+def _lost(
+    before: ReplicaReadings, signal: Signal, reading: Reading, held_since: float
+) -> Missing | None:
+    """Say how many series are gone that were there before; None: none.
+
+    A page that ends early, or without one of its data-parallel engines, sums too small.
+    """
+    known: Value | Distribution | None = before.values.get(signal)
+    if signal in before.windows:
+        known = before.windows[signal].points[-1]
+    if known is None or known.at <= held_since or isinstance(reading, Missing | Quantiles):
+        return None
+    series = 0 if isinstance(reading, Lacking) else reading.series
+    gone = known.series - series
+    return Missing(f"{gone} of {known.series} series that it had are gone") if gone > 0 else None
 
 
 def _has_served(before: Engine | None, now: Engine) -> bool:
@@ -217,3 +243,8 @@ class Snapshot(Struct, frozen=True, gc=False):
 
     beside: float = math.inf
     """Requests that the replicas had when the wake source told; infinite: not said."""
+
+
+def _extended(window: Window | None, look: Distribution, spans: Spans) -> Window:
+    is_broken = window is not None and look.at >= window.at + spans.outage
+    return extend(None if is_broken else window, look, spans.window)

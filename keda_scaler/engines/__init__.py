@@ -8,17 +8,19 @@ from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.engines import devices
 from keda_scaler.engines.devices import DeviceReadings
-from keda_scaler.engines.dialect import Dialect
+from keda_scaler.engines.dialect import Dialect, families
 from keda_scaler.engines.dynamo import DYNAMO
 from keda_scaler.engines.llamacpp import LLAMA_CPP
 from keda_scaler.engines.lmdeploy import LMDEPLOY
 from keda_scaler.engines.nim import NIM
 from keda_scaler.engines.page import STARTED, read_page
+from keda_scaler.engines.prefixes import prefixed
 from keda_scaler.engines.samples import Sample
 from keda_scaler.engines.sglang import SGLANG
 from keda_scaler.engines.tgi import TGI
 from keda_scaler.engines.triton import TRITON
 from keda_scaler.engines.triton_trtllm import TRITON_TRTLLM
+from keda_scaler.engines.triton_vllm import TRITON_VLLM
 from keda_scaler.engines.trtllm_serve import TRTLLM_SERVE
 from keda_scaler.engines.vllm import VLLM
 
@@ -31,6 +33,7 @@ DIALECTS: tuple[Dialect, ...] = (
     TGI,
     TRITON,
     TRITON_TRTLLM,
+    TRITON_VLLM,
     TRTLLM_SERVE,
     VLLM,
 )
@@ -149,16 +152,36 @@ def detect(samples: Collection[Sample], engine: str) -> Dialect | Missing:
     return Missing(f"no series of {'a known engine' if engine == 'auto' else engine}")
 
 
+@cache
+def _counts() -> frozenset[str]:
+    """Give the names of all that counts requests, of every engine in all spellings."""
+    found: set[str] = set()
+    for dialect in DIALECTS:
+        measures = (dialect.signals[signal] for signal in (Signal.QUEUE_DEPTH, Signal.CONCURRENCY))
+        own = {family.name for measure in measures for family in families(measure)}
+        found.update(name for name, of in dialect.canonical.items() if of in own)
+    return frozenset(found)
+
+
+def hint(body: bytes, samples: Collection[Sample]) -> str:
+    """Say what a page has instead of an engine's families; empty: it has some, or nothing near."""
+    if any(sample.name in names("auto") and sample.name != STARTED for sample in samples):
+        return ""
+    near = prefixed(body, _counts())
+    return f"; the page has {near}, with a prefix" if near else ""
+
+
 def read(
-    samples: Collection[Sample], trigger: Trigger, gpus: DeviceReadings
+    samples: Collection[Sample], trigger: Trigger, gpus: DeviceReadings, instead: str = ""
 ) -> tuple[Readings, Engine | None]:
     """Read the signals of one replica as a trigger wants them, and tell its engine.
 
-    `gpus` is what exporters say of the replica's GPUs. None: the engine is not known.
+    `gpus` is what exporters say of the replica's GPUs, `instead` what `hint` says of its page.
+    None: the engine is not known.
     """
     dialect = detect(samples, trigger.engine)
     if isinstance(dialect, Missing):
-        found, engine = missing(dialect.reason), None
+        found, engine = missing(f"{dialect.reason}{instead}"), None
     else:
         found, engine = read_page(dialect, samples, trigger.model)
     if not trigger.reads_devices:

@@ -27,6 +27,8 @@ Written from the code by `tools/render-engines`; a test fails when the two diffe
 - A family that a page should have and lacks makes its signal unknown, never zero. The last column
   of each table names the exceptions: a part that not every server has counts as 0, and an engine
   that lacks a signal has no say in it.
+- What a replica printed before and lacks now, a family or one of its series, is unknown too, until
+  it is back or `holdSeconds` are over: a sum without it would be too small.
 - A gauge that an engine prints only after its first request is unknown until then.
 - Of several families the first that has series on the page is read.
 - "Series of a replica" says how the series of one page become one number.
@@ -59,7 +61,8 @@ def _gpu_exporters() -> Iterator[str]:
         "For `gpuMemorySource: device` and `gpu-utilization`: on the replica's own page, or through"
         " Prometheus with the pod in `exported_pod` or `pod`. A GPU with several series, because"
         " several pods share it, counts once; values of 1e15 and more are no numbers. The first"
-        " exporter that says something of a pod is read.\n"
+        " exporter that tells of a pod's memory is read, else the first that tells how busy a GPU"
+        " of its is.\n"
     )
     header = ("exporter", "memory in use", "all memory", "utilization", "a GPU is told by", "notes")
     yield from _table(header, map(_exporter, EXPORTERS))

@@ -45,6 +45,9 @@ class Exporter:
     identity: tuple[str, ...]
     """Labels that tell one GPU (or one instance of it) from another."""
 
+    not_of_parts: str | None = None
+    """Name of a utilization that is 0 for an instance of a partitioned GPU, whatever it does."""
+
     whole: float | None = None
     """What `used` is a share of where it is a share already: 100 for percent."""
 
@@ -57,15 +60,25 @@ class Exporter:
         return frozenset(names if self.total is None else {*names, self.total})
 
 
+_PART = "GPU_I_ID"
+"""The label of an instance of a partitioned GPU (MIG)."""
+
 EXPORTERS: tuple[Exporter, ...] = (
     Exporter(
         "dcgm-exporter",
         used="DCGM_FI_DEV_FB_USED",
         rest=("DCGM_FI_DEV_FB_FREE", "DCGM_FI_DEV_FB_RESERVED"),
         total="DCGM_FI_DEV_FB_TOTAL",
-        utilization=(("DCGM_FI_DEV_GPU_UTIL", 0.01),),
-        identity=("UUID", "GPU_I_ID"),
-        notes="RESERVED is printed from 4.4.0 on; TOTAL only where the counters file names it.",
+        utilization=(
+            ("DCGM_FI_DEV_GPU_UTIL", 0.01),
+            ("DCGM_FI_PROF_GR_ENGINE_ACTIVE", 1.0),
+        ),
+        identity=("UUID", _PART),
+        not_of_parts="DCGM_FI_DEV_GPU_UTIL",
+        notes=(
+            "RESERVED is printed from 4.4.0 on; TOTAL only where the counters file names it. Of a"
+            f" MIG instance (`{_PART}`) only GR_ENGINE_ACTIVE is read, which needs profiling."
+        ),
     ),
     Exporter(
         "NVIDIA's names of nvidia_gpu_prometheus_exporter, and keda-scaler exporter",
@@ -132,7 +145,8 @@ EXPORTERS: tuple[Exporter, ...] = (
         ),
     ),
 )
-"""In the order of preference: the first that has series of a pod is read."""
+"""In the order of preference: the first that tells of a pod's memory is read, else the first that
+tells how busy its GPUs are."""
 
 NAMES = frozenset().union(*(exporter.names for exporter in EXPORTERS))
 
@@ -143,7 +157,7 @@ class Device:
 
     used: float
     total: float
-    """More than 0, in the unit of `used`."""
+    """More than 0, in the unit of `used`; 0: how much memory is in use is not said."""
 
     utilization: float | None
     """0 to 1; None: not said."""
@@ -184,11 +198,14 @@ def by_pod(samples: Iterable[Sample], namespace: str) -> dict[str, DeviceReading
 def device_readings(samples: Collection[Sample]) -> DeviceReadings:
     """Read the GPUs of one replica from the series that concern it."""
     known = [sample for sample in samples if sample.name in NAMES]
+    busy = DeviceReadings(ABSENT, ABSENT)
     for exporter in EXPORTERS if known else ():
-        devices = _devices(exporter, [s for s in known if s.name in exporter.names])
-        if devices:
-            return combined(devices)
-    return DeviceReadings(ABSENT, ABSENT)
+        found = combined(_devices(exporter, [s for s in known if s.name in exporter.names]))
+        if isinstance(found.memory, Value):
+            return found
+        if isinstance(busy.utilization, Missing):
+            busy = found
+    return busy
 
 
 def with_devices(
@@ -216,13 +233,15 @@ def with_devices(
 
 def combined(devices: Sequence[Device]) -> DeviceReadings:
     """Combine the GPUs of one replica: memory is added up, utilization averaged."""
-    at = min(device.at for device in devices)
-    total = math.fsum(device.total for device in devices)
-    used = math.fsum(device.used for device in devices)
+    at = min((device.at for device in devices), default=0.0)
+    measured = [device for device in devices if device.total]
     busy = [device.utilization for device in devices if device.utilization is not None]
+    used = math.fsum(device.used for device in measured)
+    total = math.fsum(device.total for device in measured)
+    none = Missing("no series of GPU utilization") if measured else ABSENT
     return DeviceReadings(
-        Value(min(1.0, used / total), at),
-        Value(math.fsum(busy) / len(busy), at) if busy else Missing("no series of GPU utilization"),
+        Value(min(1.0, used / total), at, len(measured)) if measured else ABSENT,
+        Value(math.fsum(busy) / len(busy), at, len(busy)) if busy else none,
     )
 
 
@@ -240,18 +259,20 @@ def _devices(exporter: Exporter, samples: Collection[Sample]) -> list[Device]:
 
 
 def _device(exporter: Exporter, numbers: Mapping[str, Sample]) -> Device | None:
-    used = numbers.get(exporter.used)
-    if used is None:
-        return None
-    total = _total(exporter, numbers, used.number)
-    if not total:
-        return None
-    busy = (
-        min(1.0, numbers[name].number * scale)
-        for name, scale in exporter.utilization
-        if name in numbers
-    )
-    return Device(used.number, total, next(busy, None), used.at)
+    used, busy = numbers.get(exporter.used), _busy(exporter, numbers)
+    total = 0.0 if used is None else _total(exporter, numbers, used.number)
+    if used is not None and total:
+        return Device(used.number, total, None if busy is None else busy.number, used.at)
+    return None if busy is None else Device(0.0, 0.0, busy.number, busy.at)
+
+
+def _busy(exporter: Exporter, numbers: Mapping[str, Sample]) -> Value | None:
+    """Say how busy a GPU is; None: it is not said, or cannot be said of a part of a GPU."""
+    for name, scale in exporter.utilization:
+        sample = numbers.get(name)
+        if sample is not None and not (name == exporter.not_of_parts and sample.labels.get(_PART)):
+            return Value(min(1.0, sample.number * scale), sample.at)
+    return None
 
 
 def _total(exporter: Exporter, numbers: Mapping[str, Sample], used: float) -> float:

@@ -147,8 +147,9 @@ class Dialect:
     """
 
     ranks: tuple[str, ...] = ()
-    """Labels that number processes which share the work of each request. Of series that differ only
-    in these, the largest counts, gauges and histograms alike: they are the same requests."""
+    """Labels that number processes which share the work of each request, or which repeat what one
+    engine says. Of series that differ only in these, the largest counts, gauges and histograms
+    alike: they are the same requests."""
 
     spellings: tuple[tuple[str, str], ...] = ()
     """Other spellings of a name: a prefix of ours, and what some installations make of it."""

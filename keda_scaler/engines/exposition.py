@@ -10,9 +10,9 @@ differs from prometheus_client's parsers, against which it is tested, on purpose
 
 - A number that is none (`-nan(ind)`, `1.#IND`, `0,5`) is NaN: its family is unknown, and the others
   are read.
-- What follows the number must be a timestamp, or stand behind ` #` as OpenMetrics' exemplars do.
-  Timestamps are checked and not used; what stands behind ` #` is not read.
-- A last line without its line feed may have lost half of its number: it is an error if wanted.
+- What follows the number must be a timestamp, or stand behind ` #` as OpenMetrics' exemplars do,
+  which are not read.
+- A page whose last line has no line feed was cut off: there may have been more of it.
 - Label lists have no leading comma, and unquoted names in them no colon. A metric's name in quotes
   stands first, or the line is of no interest.
 - Rules about families, such as rising buckets, are not the parser's to check.
@@ -66,9 +66,12 @@ _TIMESTAMP = r"[-+]?\d++(?:\.\d*+)?+(?:[eE][-+]?\d++)?+"
 
 
 def parse_page(
-    body: bytes, content_type: str, names: Collection[str], at: float
+    body: bytes, content_type: str, names: Collection[str], at: float, dated: float | None = None
 ) -> tuple[Sample, ...]:
     """Parse the samples with the given names, measured at `at` (monotonic seconds).
+
+    `dated` is the same instant by the page's own clock, in Unix seconds: a sample with an older
+    timestamp was measured earlier by as much. None: timestamps are not looked at.
 
     A number that cannot be read is NaN. A series that stands twice gives two samples.
 
@@ -76,13 +79,14 @@ def parse_page(
         PageError: when the body is not an exposition, or a wanted line of it cannot be read.
 
     """
-    _check(body, content_type)
-    page = b"\n" + body
+    kind = content_type.partition(";")[0].strip().lower()
+    _check(body, kind)
+    ticks = 1.0 if kind == _OPEN_METRICS else 1000.0
     samples: list[Sample] = []
-    for match in _wanted(frozenset(names)).finditer(page):
-        series, text, unreadable = match.groups()
+    for match in _wanted(frozenset(names)).finditer(b"\n" + body):
+        series, text, stamp, unreadable = match.groups()
         if unreadable is not None:
-            raise _error(match[0].strip(), cut_off=match.end() == len(page))
+            raise _error(match[0].strip())
         if len(samples) == MAX_SAMPLES:
             raise PageError(f"the page has more than {MAX_SAMPLES} wanted series")
         name, labels = _series(series) if len(series) <= _CACHED_SERIES_BYTES else _parsed(series)
@@ -90,25 +94,37 @@ def parse_page(
             number = float(text)
         except ValueError:
             number = math.nan
-        samples.append(Sample(name, labels, number, at))
+        age = 0.0 if stamp is None or dated is None else _age(float(stamp) / ticks, dated)
+        samples.append(Sample(name, labels, number, at - age))
     return tuple(samples)
 
 
-def _check(body: bytes, content_type: str) -> None:
+def _age(stamp: float, dated: float) -> float:
+    """Say how old a sample was on a page, in seconds. One of the future is new, none is negative.
+
+    A date has no parts of seconds, so that what was just measured may seem to be of the future.
+    """
+    return max(0.0, dated - max(0.0, stamp))
+
+
+def _check(body: bytes, kind: str) -> None:
     """Refuse what is no page of metrics, or not all of one."""
-    kind = content_type.partition(";")[0].strip().lower()
+    if body.startswith(b'"'):
+        raise PageError("the page is one JSON string, not lines (llama.cpp b7010 to b7170 do that)")
     if kind and kind not in _CONTENT_TYPES:
         shown = kind[:60].encode("ascii", "replace").decode()
         raise PageError(f"the page is {shown}, not metrics")
     if kind == _OPEN_METRICS and not _END.search(body, max(0, len(body) - _END_BYTES)):
         raise PageError("the page was cut off: it does not end with # EOF")
+    if body and not body.endswith((b"\n", b"# EOF")):
+        raise PageError("the page was cut off: its last line does not end")
     if len(body) > MAX_LINES and body.count(b"\n") > MAX_LINES:
         raise PageError(f"the page has more than {MAX_LINES} lines")
 
 
 @lru_cache(maxsize=64)
 def _wanted(names: frozenset[str]) -> re.Pattern[bytes]:
-    """Match lines with these names: the series, its number; or what of the line is unreadable.
+    """Match lines with these names: the series, its number and timestamp; or the unreadable rest.
 
     Nothing here backtracks far: a page takes time in proportion to its length.
     """
@@ -118,7 +134,7 @@ def _wanted(names: frozenset[str]) -> re.Pattern[bytes]:
         rf'|\{{{_BLANKS}"{name}"(?:{_BRACES})?+'  # as in Prometheus 3: {"name", label="value"}
     )
     number = r'(?<=[} \t])([^ \t\r\n_{}"]++)'
-    rest = rf"(?:[ \t]++{_TIMESTAMP})?+(?:[ \t]++#[^\n]*+)?+[ \t\r]*+(?=\n)"
+    rest = rf"(?:[ \t]++({_TIMESTAMP}))?+(?:[ \t]++#[^\n]*+)?+[ \t\r]*+(?=\n)"
     return re.compile(rf"\n{_BLANKS}({series})(?:{_BLANKS}{number}{rest}|([^\n]*+))".encode())
 
 
@@ -164,6 +180,6 @@ def _unquoted(text: str) -> str:
     return _ESCAPE.sub(lambda match: "\n" if match[1] == "n" else match[1], text[1:-1])
 
 
-def _error(text: bytes, *, cut_off: bool = False) -> PageError:
-    problem = "was cut off within a line" if cut_off else "has a line that is not an exposition"
-    return PageError(f"the page {problem}: {text[:60].decode(errors='replace')!r}")
+def _error(text: bytes) -> PageError:
+    shown = text[:60].decode(errors="replace")
+    return PageError(f"the page has a line that is not an exposition: {shown!r}")

@@ -35,6 +35,7 @@ NIM = Dialect(
     title="NIM",
     path="/v1/metrics",
     model_label="model_name",
+    ranks=("pid",),  # see vLLM
     signals={
         Signal.QUEUE_DEPTH: (_WAITING,),
         Signal.CONCURRENCY: (_WAITING, _RUNNING),

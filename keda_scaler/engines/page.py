@@ -75,7 +75,10 @@ class _Page:
         asleep_at = self._asleep_at
         found = {signal: self._reading(signal) for signal in Signal}
         if asleep_at is not None:
-            found |= dict.fromkeys(self._dialect.signals, Value(0.0, asleep_at))
+            found |= {
+                signal: Value(0.0, asleep_at, _series(found[signal]))
+                for signal in self._dialect.signals
+            }
         return found
 
     def engine(self) -> Engine:
@@ -88,6 +91,12 @@ class _Page:
             served=_added_up(served),
             progress=_added_up([*served, *steps]),
         )
+
+    @cached_property
+    def _flags(self) -> int:
+        """How many series say whether engines sleep: one that is lost may be of one awake."""
+        sleep = self._dialect.sleep
+        return 0 if sleep is None else sum(len(self._of(family)) for family in sleep.families)
 
     @cached_property
     def _asleep_at(self) -> float | None:
@@ -116,7 +125,7 @@ class _Page:
 
     def _sum(self, parts: Sequence[Quantity]) -> Value | Missing | Lacking:
         """Add quantities up; one that is missing makes the sum missing, never smaller."""
-        number, at = 0.0, math.inf
+        number, at, series = 0.0, math.inf, self._flags
         for part in parts:
             reading = self._number(part)
             if isinstance(reading, Missing | Lacking):
@@ -124,7 +133,8 @@ class _Page:
             if reading is not None:
                 number += reading.number
                 at = min(at, reading.at)
-        return Value(number, at)
+                series += reading.series
+        return Value(number, at, series)
 
     def _ratio(self, ratio: Ratio) -> Value | Missing | Lacking:
         """Divide what is used by what there is."""
@@ -136,7 +146,8 @@ class _Page:
         if not 0 <= used.number <= available.number or available.number == 0:
             name = ratio.available.families[0].name
             return Missing(f"{name} is {available.number:g}, of which {used.number:g} is used")
-        return Value(used.number / available.number, min(used.at, available.at))
+        series = used.series + available.series
+        return Value(used.number / available.number, min(used.at, available.at), series)
 
     def _flow(self, counted: Counted) -> Flow | Missing | Lacking:
         """Count those that wait, and those that ever ran."""
@@ -145,7 +156,7 @@ class _Page:
             return waiting
         if not isinstance(ever, Value):
             return ever
-        return Flow(waiting.number, ever.number, min(waiting.at, ever.at))
+        return Flow(waiting.number, ever.number, min(waiting.at, ever.at), waiting.series)
 
     def _latency(self, signal: Signal) -> Distribution | Quantiles | Missing:
         """Read a histogram, else the summary that stands for it."""
@@ -162,7 +173,7 @@ class _Page:
                 return _quantiles(family, samples)
         if self._dialect.late_histograms:
             at = min(sample.at for sample in chain.from_iterable(self._by_name.values()))
-            return Distribution(((math.inf, 0.0),), at, self._started)
+            return Distribution(((math.inf, 0.0),), at, self._started, series=0)
         names = [f"{family.name}_bucket" for family in histograms]
         return Missing(_no_series_of(names + [family.name for family in summaries]))
 
@@ -186,6 +197,10 @@ class _Page:
         return [s for s in self._by_name.get(family.name + suffix, ()) if family.has(s)]
 
 
+def _series(reading: Reading) -> int:
+    return reading.series if isinstance(reading, Value | Flow) else 0
+
+
 def _added_up(counters: Collection[Value | Missing | Lacking]) -> float | None:
     """Add counters up; None: there is none, or one that is broken."""
     numbers = [counter.number for counter in counters if isinstance(counter, Value)]
@@ -206,7 +221,7 @@ def _combined(
         if not 0 <= number <= quantity.highest:
             return Missing(f"{family.name} is {number:g}")
     number = combine([(s.labels, n) for s, n in zip(samples, numbers, strict=True)])
-    return Value(number, min(sample.at for sample in samples))
+    return Value(number, min(sample.at for sample in samples), len(samples))
 
 
 def _has_twice(samples: Sequence[Sample]) -> bool:
@@ -247,4 +262,5 @@ def _distribution(
         tuple((bound, combine(numbers)) for bound, numbers in sorted(counts.items())),
         min(sample.at for sample in samples),
         started,
+        len(samples),
     )

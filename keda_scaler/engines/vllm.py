@@ -2,7 +2,9 @@
 
 Names and labels: `vllm/v1/metrics/loggers.py` and `ray_wrappers.py`; checked on pages recorded from
 vLLM 0.32.0 (`tests/captures`). The label `engine` numbers the data-parallel engines of one server:
-requests add up over it, cache usage averages over it. Two look-alikes are kept out:
+requests add up over it, cache usage averages over it. With several API servers (0.9.2 to about
+0.11) a gauge may be printed once per `pid`, each the last that this server heard of the engine, and
+most heard nothing. Two look-alikes are kept out:
 
 - `vllm:num_requests_waiting_by_reason` splits `vllm:num_requests_waiting` up again, and would
   count every waiting request twice; names are matched whole.
@@ -48,6 +50,7 @@ VLLM = Dialect(
     name="vllm",
     title="vLLM",
     model_label="model_name",
+    ranks=("pid",),
     signals={
         Signal.QUEUE_DEPTH: (_WAITING,),
         Signal.CONCURRENCY: (_WAITING, _RUNNING),
@@ -70,8 +73,9 @@ VLLM = Dialect(
     # OpenTelemetry and some managed services write `_` for `:`; Ray puts `ray_` in front.
     spellings=(("vllm:", "vllm_"), ("vllm:", "ray_vllm_"), ("vllm:", "ray_vllm:")),
     reserves_memory=True,
-    # A NIM that runs vLLM prints vLLM's families and `num_request_max` beside them.
-    supersedes=frozenset({"nim"}),
+    # A NIM that runs vLLM prints vLLM's families and `num_request_max` beside them. The label
+    # `model_name` is not Triton's; Prometheus may have added `model`, which is.
+    supersedes=frozenset({"nim", "triton-vllm"}),
     notes=(
         "`--disable-log-stats` turns all of these off: nothing can be known then. In sleep mode"
         " (levels 1 and 2) the gauges stand as the last step left them; queue depth, concurrency"

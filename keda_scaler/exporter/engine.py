@@ -73,7 +73,8 @@ class EnginePage:
 
         """
         page = await self._pages.fetch(self._url)
-        samples = parse_page(page.body, page.content_type, _names(self._engine), page.at)
+        names = _names(self._engine)
+        samples = parse_page(page.body, page.content_type, names, page.at, page.dated)
         return to_answer(samples, self._engine, self._model)
 
     async def aclose(self) -> None:

@@ -194,8 +194,10 @@ class Gateway:
         prefixes = "|".join(map(re.escape, self.marks))
         return re.compile(rf"\n(?:# (?:HELP|TYPE) )?(?:{prefixes})".encode())
 
-    def page(self, body: bytes, content_type: str, at: float) -> Page:
+    def page(self, body: bytes, content_type: str, at: float, dated: float | None = None) -> Page:
         """Parse a page that the gateway itself served at `at` (monotonic seconds).
+
+        `dated` is that instant by its own clock: see `parse_page`.
 
         The result is never empty: one more sample stands for the page as a whole. All of them are
         for `seen`.
@@ -207,12 +209,9 @@ class Gateway:
         whole = Sample(PAGE, {}, 1.0, at)
         if self.reader is not None:
             return Page((*self.reader(body, at), whole))
-        samples = parse_page(body, content_type, self.names, at)
-        page = b"\n" + body
-        if not page.endswith((b"\n", b"\n# EOF")):
-            raise PageError("the page was cut off: its last line does not end")
+        samples = parse_page(body, content_type, self.names, at, dated)
         # Families with labels print no samples before the first request, and some only a header.
-        if not self._marked.search(page):
+        if not self._marked.search(b"\n" + body):
             raise PageError(
                 f"the page is not of {self.title}: it has no {'* or '.join(self.marks)}*"
             )

@@ -67,6 +67,7 @@ class Page:
         """
         self._seen: dict[Hashable, Seen] = {}
         self._answers: dict[Names, Samples | SourceError]
+        self._instead = ""
         try:
             everything = _parsed(page, frozenset().union(*wanted))
         except PageError:
@@ -75,6 +76,7 @@ class Page:
             if all(isinstance(answer, SourceError) for answer in self._answers.values()):
                 raise
         else:
+            self._instead = engines.hint(page.body, everything)
             self._answers = {
                 names: tuple(sample for sample in everything if sample.name in names)
                 for names in wanted
@@ -96,7 +98,7 @@ class Page:
                 raise samples
             # What a replica's own page says of GPUs is of its own GPUs, whatever their labels.
             gpus = device_readings(samples)
-            found = Seen(samples, gpus, *engines.read(samples, trigger, gpus))
+            found = Seen(samples, gpus, *engines.read(samples, trigger, gpus, self._instead))
             self._seen[wants] = found
         return found
 
@@ -109,7 +111,7 @@ def names_of(trigger: Trigger) -> Names:
 
 
 def _parsed(page: Fetched, names: Names) -> Samples:
-    return parse_page(page.body, page.content_type, names, page.at)
+    return parse_page(page.body, page.content_type, names, page.at, page.dated)
 
 
 def _tried(page: Fetched, names: Names) -> Samples | SourceError:

@@ -48,7 +48,7 @@ class GatewayPages:
 
         async def read() -> Page:
             page = await self._pages.fetch(url)
-            return gateway.page(page.body, page.content_type, page.at)
+            return gateway.page(page.body, page.content_type, page.at, page.dated)
 
         what = f"{gateway.title} {pod}"
         return self._polls.follow((gateway.name, url), what, read, follower)

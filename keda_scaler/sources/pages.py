@@ -9,9 +9,11 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import partial
 
 import aiohttp
@@ -19,7 +21,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.errors import PageError, SourceError
-from keda_scaler.sources.bodies import read_at_most
+from keda_scaler.sources.bodies import unpacked_at_most
 from keda_scaler.sources.sink import Clock
 
 PAGE_SECONDS = 5.0
@@ -110,6 +112,13 @@ class Places:
                 place.close()  # the second time it does nothing
 
 
+_OF_CACHES = ("X-Cache", "X-Cache-Status", "X-Proxy-Cache", "CF-Cache-Status")
+"""Headers in which caches that need not say how old an answer is say that it is theirs."""
+
+_STALE = ("110", "111", "112")
+"""Warnings of RFC 7234 that an answer is stale."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """A page as it came."""
@@ -117,14 +126,21 @@ class Fetched:
     body: bytes
     content_type: str
     at: float
-    """When it was asked for, in monotonic seconds."""
+    """When it was asked for, in monotonic seconds; of a cache's answer, when the cache had it."""
+
+    dated: float | None = None
+    """When that was by the server's own clock, in Unix seconds; by ours where it does not say.
+    None: nobody asks."""
 
 
 class Pages:
     """Fetches pages within bounds; connections stay open for the next time."""
 
-    def __init__(self, rules: AddressRules, clock: Clock) -> None:
+    def __init__(
+        self, rules: AddressRules, clock: Clock, wall_clock: Callable[[], float] = time.time
+    ) -> None:
         self._clock = clock
+        self._wall_clock = wall_clock
         self._places = Places()
         self._resolver = CheckedResolver(rules)
         self._session = aiohttp.ClientSession(
@@ -132,8 +148,12 @@ class Pages:
                 resolver=self._resolver, limit=MAX_OPEN, keepalive_timeout=IDLE_SECONDS
             ),
             timeout=aiohttp.ClientTimeout(total=PAGE_SECONDS, connect=CONNECT_SECONDS),
-            headers={"Accept": "text/plain;version=0.0.4,*/*;q=0.1"},
-            auto_decompress=True,
+            headers={
+                "Accept": "text/plain;version=0.0.4,*/*;q=0.1",
+                "Accept-Encoding": "gzip",
+                "Cache-Control": "no-cache",
+            },
+            auto_decompress=False,  # it takes half a stream for a whole one
             cookie_jar=aiohttp.DummyCookieJar(),  # else one page could write what others are sent
         )
 
@@ -150,13 +170,14 @@ class Pages:
 
         """
         async with self._places.taken():
-            at = self._clock()
+            at, unix = self._clock(), self._wall_clock()
             try:
                 async with self._session.get(url, allow_redirects=False) as response:
                     if response.status != 200:
                         raise PageError(f"the page answers HTTP {response.status}")
-                    body = await _body(response)
-                    return Fetched(body, response.headers.get("Content-Type", ""), at)
+                    body, age = await _body(response), _cached_seconds(response)
+                    kind = response.headers.get("Content-Type", "")
+                    return Fetched(body, kind, at - age, _dated(response, unix - age))
             except aiohttp.ConnectionTimeoutError:
                 raise SourceError(f"no connection within {CONNECT_SECONDS:g} s") from None
             except TimeoutError:
@@ -176,7 +197,35 @@ def _why(error: aiohttp.ClientConnectorError) -> str:
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
-    body = await read_at_most(response, MAX_PAGE_BYTES)
+    body = await unpacked_at_most(response, MAX_PAGE_BYTES)
     if body is None:
         raise PageError(f"the page is longer than {MAX_PAGE_BYTES >> 20} MiB")
     return body
+
+
+def _cached_seconds(response: aiohttp.ClientResponse) -> float:
+    """Say how long an answer has been in caches on its way to us.
+
+    Raises:
+        PageError: when a cache answered that does not say.
+
+    """
+    headers = response.headers
+    ages = headers.getall("Age", [])
+    try:
+        age = max(map(int, ages), default=0)
+    except ValueError:
+        age = -1
+    hit = any(headers.get(name, "").lower().startswith(("hit", "stale")) for name in _OF_CACHES)
+    hit = hit or any(warning.startswith(_STALE) for warning in headers.getall("Warning", []))
+    if age < 0 or (hit and not ages):
+        raise PageError("the page is a cache's, which does not say how old it is")
+    return float(min(age, 2**31))  # RFC 9111 has nothing older
+
+
+def _dated(response: aiohttp.ClientResponse, unix: float) -> float:
+    """Say when an answer was made by the server's own clock, else by ours: `unix`."""
+    try:
+        return parsedate_to_datetime(response.headers.get("Date", "")).timestamp()
+    except (ValueError, OverflowError):
+        return unix

@@ -9,7 +9,7 @@ from keda_scaler.core.activity import Quiet, Unknown, Work
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Engine, Missing
 from keda_scaler.core.signals import Signal
-from keda_scaler.core.snapshot import Snapshot, absorb
+from keda_scaler.core.snapshot import Snapshot, Spans, absorb
 from readings_for_tests import judged, remembered, replica, snapshot, trigger
 
 
@@ -67,15 +67,17 @@ def test_what_is_served_between_two_polls(polls: list[float | None], *, expected
     known = replica("a", None)
     for second, served in enumerate(polls):
         if served is not None and math.isnan(served):
-            known = absorb(known, {Signal.CONCURRENCY: Missing("no answer")}, None, 120.0)
+            known = absorb(known, {Signal.CONCURRENCY: Missing("no answer")}, None, Spans(120.0))
             continue
         told = Engine("vllm", reserves_memory=True, served=served)
-        known = absorb(known, replica("a", at=float(second)).values, told, 120.0)
+        known = absorb(known, replica("a", at=float(second)).values, told, Spans(120.0))
     assert known.has_served is expected
 
     other = Engine("sglang", reserves_memory=True, served=99.0)
-    assert not absorb(known, replica("a", at=9.0).values, other, 120.0).has_served, "another engine"
-    failed = absorb(known, {Signal.CONCURRENCY: Missing("no answer")}, None, 120.0)
+    assert not absorb(known, replica("a", at=9.0).values, other, Spans(120.0)).has_served, (
+        "another engine"
+    )
+    failed = absorb(known, {Signal.CONCURRENCY: Missing("no answer")}, None, Spans(120.0))
     assert failed.has_served is expected, "a poll that fails tells nothing"
 
 

@@ -23,7 +23,7 @@ from keda_scaler.core.readings import (
     Value,
 )
 from keda_scaler.core.signals import Signal
-from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
+from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, Spans, absorb
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 from keda_scaler.core.view import View
 from readings_for_tests import asked, decision_of, remembered, replica, snapshot, trigger
@@ -63,7 +63,7 @@ def bounds(target: told.Explanation) -> list[tuple[str, float | None]]:
 
 
 def with_readings(readings: Mapping[Signal, Reading], name: str = "a") -> ReplicaReadings:
-    return absorb(replica(name, 1), readings, Engine("vllm", reserves_memory=True), 120)
+    return absorb(replica(name, 1), readings, Engine("vllm", reserves_memory=True), Spans(120.0))
 
 
 def test_a_busy_target_says_what_each_signal_asks_for() -> None:
@@ -106,8 +106,10 @@ def test_readings_have_ages_and_say_what_is_missing() -> None:
 
 def test_what_is_too_old_or_was_not_read_last_time_says_so() -> None:
     """Its last value stands beside the reason."""
-    old = absorb(replica("a", 3), dict.fromkeys(SIGNALS, Missing("no answer")), None, 120)
-    fresh = absorb(replica("b", 3), {Signal.QUEUE_DEPTH: Missing("no family x")}, None, 120)
+    old = absorb(replica("a", 3), dict.fromkeys(SIGNALS, Missing("no answer")), None, Spans(120.0))
+    fresh = absorb(
+        replica("b", 3), {Signal.QUEUE_DEPTH: Missing("no family x")}, None, Spans(120.0)
+    )
 
     target = explained((0.0, snapshot(old)), now=20.0)
     assert {(r.age_seconds, r.missing) for r in target.replicas[0].readings} == {
@@ -191,9 +193,9 @@ def test_one_metric_alone_may_be_held_or_be_an_error() -> None:
     """Held while it was known lately; an error, and something to do, if it never was."""
     asks = trigger(targetQueueDepth="5", targetGpuMemoryPressure="0.8")
     absent = {Signal.GPU_MEMORY_PRESSURE: Missing("no family kv")}
-    before = snapshot(absorb(replica("a", 3, kv=0.5), absent, None, 120))
+    before = snapshot(absorb(replica("a", 3, kv=0.5), absent, None, Spans(120.0)))
     values = {signal: Value(3.0, 20.0) for signal in SIGNALS[:2]}
-    later = absorb(before.replicas[0], {**values, **absent}, None, 120)
+    later = absorb(before.replicas[0], {**values, **absent}, None, Spans(120.0))
     after = snapshot(later, listed_at=20.0)
 
     held = explained((0.0, before), (20.0, after), now=20.0, asks=asks)
@@ -229,7 +231,7 @@ def test_a_stuck_replica() -> None:
     still = replica("a", 3)
     for at in (0.0, 5.0):
         values: Mapping[Signal, Reading] = {signal: Value(3.0, at) for signal in SIGNALS}
-        still = absorb(still, values, engine, 120)
+        still = absorb(still, values, engine, Spans(120.0))
     asks = trigger(stuckSeconds="10", staleSeconds="60")
     target = explained((5.0, snapshot(still, listed_at=5.0)), now=20.0, asks=asks)
 
@@ -260,7 +262,7 @@ def test_a_latency_asks_for_at_most_twice_the_ready(
     for at, count in enumerate(counts):
         readings: dict[Signal, Reading] = {Signal.CONCURRENCY: Value(1, at)}
         readings[Signal.TTFT] = histogram(count, at)
-        one = absorb(one, readings, None, 120)
+        one = absorb(one, readings, None, Spans(120.0))
     target = explained((1.0, snapshot(one)), now=1.0, asks=trigger(targetTtftSeconds="1"))
 
     reading = next(r for r in target.replicas[0].readings if r.signal == "ttft")
@@ -272,7 +274,7 @@ def test_a_latency_asks_for_at_most_twice_the_ready(
 def test_a_summary_is_a_quantile_too() -> None:
     """Engines that have no histogram say it themselves."""
     readings = {Signal.LATENCY: Quantiles(((0.5, 1.0), (0.95, 2.5)), 0.0)}
-    one = absorb(replica("a"), readings, None, 120)
+    one = absorb(replica("a"), readings, None, Spans(120.0))
     target = explained((0.0, snapshot(one)), now=0.0, asks=trigger(targetLatencySeconds="4"))
 
     assert target.replicas[0].readings[-1].value == 2.5
@@ -359,7 +361,7 @@ def test_a_value_that_is_replayed_says_what_is_missing() -> None:
     """It is reported as before, and nobody wonders why it does not move."""
     refused = dict.fromkeys(SIGNALS, Missing("refused"))
     pods = snapshot(replica("a", 3), replica("b", 3))
-    failed = snapshot(replica("a", 3, at=2.0), absorb(replica("b", 3), refused, None, 120))
+    failed = snapshot(replica("a", 3, at=2.0), absorb(replica("b", 3), refused, None, Spans(120.0)))
     target = explained((0.0, pods), (2.0, failed), now=2.0)
 
     assert "queue-depth of b is missing, which moves nothing" in [b.text for b in target.bound_by]

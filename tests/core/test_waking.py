@@ -19,7 +19,7 @@ from keda_scaler.core.decision import (
 )
 from keda_scaler.core.readings import Engine
 from keda_scaler.core.signals import Signal
-from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, absorb
+from keda_scaler.core.snapshot import ReplicaReadings, Snapshot, Spans, absorb
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 from readings_for_tests import asked, decided, replica, snapshot, trigger
 
@@ -398,7 +398,7 @@ def polled(
     events = []
     for now, moved in zip(times, progress, strict=True):
         values = replica("a", waiting, running, at=now).values
-        known = absorb(known, values, engine(moved), 120.0)
+        known = absorb(known, values, engine(moved), Spans(120.0))
         events.append((now, snapshot(known, listed_at=now)))
     return events
 
@@ -470,11 +470,11 @@ def test_a_poll_that_fails_neither_starts_nor_ends_it() -> None:
     """What stood still before and after stood still."""
     asks = trigger(stuckSeconds="60")
     known = polled(TIMES[:4], STILL[:4])[-1][1].replicas[0]
-    failed = absorb(known, {}, None, 120.0)
+    failed = absorb(known, {}, None, Spans(120.0))
     assert (failed.still_since, failed.progress) == (known.still_since, 7.0)
 
     later = absorb(
-        failed, replica("a", 2, 1, at=70.0).values, engine(7.0), 120.0
+        failed, replica("a", 2, 1, at=70.0).values, engine(7.0), Spans(120.0)
     )  # as the dialects say it
     assert decided(asks, [(70.0, snapshot(later, listed_at=70.0))], 70.0).reason is Reason.STUCK
 
@@ -496,7 +496,7 @@ def test_a_sleeping_replica_is_neither_busy_nor_able_to_answer() -> None:
     """Sleep mode is not zero and not busy: it is proof of no work, and no end of a lease."""
     asks = trigger(**WAKE)
     times = (0.0, 10.0, 20.0, 30.0)
-    asleep = [absorb(replica("a"), replica("a", at=t).values, SLEEPS, 120.0) for t in times]
+    asleep = [absorb(replica("a"), replica("a", at=t).values, SLEEPS, Spans(120.0)) for t in times]
     quiet = [
         (t, snapshot(each, listed_at=t, demand=asked(0, t)))
         for t, each in zip(times, asleep, strict=True)

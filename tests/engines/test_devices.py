@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from engine_pages import case, without
 from keda_scaler import engines
 from keda_scaler.core.readings import Engine, Lacking, Missing, Reading, Value
 from keda_scaler.core.signals import Signal
@@ -71,14 +72,50 @@ def test_several_gpus_of_a_replica_add_up() -> None:
     """Memory is added up over GPUs, utilization is their mean."""
     two = dcgm(900, 100, busy=100) + dcgm(100, 900, busy=0, UUID="GPU-2")
 
-    assert device_readings(two) == DeviceReadings(Value(0.5, 7.0), Value(0.5, 7.0))
+    both = Value(0.5, 7.0, series=2)
+    assert device_readings(two) == DeviceReadings(both, both)
 
 
 def test_instances_of_a_partitioned_gpu_are_told_apart() -> None:
     """MIG instances have the UUID of their GPU and an id of their own."""
     two = dcgm(90, 10, GPU_I_ID="1") + dcgm(10, 90, GPU_I_ID="2")
 
-    assert device_readings(two).memory == Value(0.5, 7.0)
+    assert device_readings(two).memory == Value(0.5, 7.0, series=2)
+
+
+def test_an_instance_of_a_partitioned_gpu_is_as_busy_as_its_engines() -> None:
+    """The exporter's utilization of an instance is 0, whatever it does: it is never read."""
+    page = case("dcgm-mig")
+
+    found = device_readings(parse_page(page.encode(), "text/plain", devices.NAMES, 7.0))
+    assert found == DeviceReadings(ABSENT, Value(0.97, 7.0))
+    unprofiled = without(page, "DCGM_FI_PROF")
+    found = device_readings(parse_page(unprofiled.encode(), "text/plain", devices.NAMES, 7.0))
+    assert found == DeviceReadings(ABSENT, ABSENT)
+
+
+def test_an_instance_with_its_memory_and_no_profiling() -> None:
+    """Its memory is its own, and how busy it is nobody says. A whole GPU is told by either."""
+    part = dcgm(600, 400, busy=0.0, GPU_I_ID="7")
+    whole = sample("DCGM_FI_PROF_GR_ENGINE_ACTIVE", 0.25, UUID="GPU-1", GPU_I_ID="")
+
+    says = Missing("no series of GPU utilization")
+    assert device_readings(part) == DeviceReadings(Value(0.6, 7.0), says)
+    assert device_readings([*dcgm(600, 400, busy=50), whole]).utilization == Value(0.5, 7.0)
+    assert device_readings([whole]).utilization == Value(0.25, 7.0)
+
+
+def test_memory_decides_which_of_two_exporters_is_read() -> None:
+    """The other may say how busy the GPU is and nothing of its memory."""
+    busy = sample("DCGM_FI_DEV_GPU_UTIL", 50, UUID="GPU-1")
+    other = [
+        sample("nvidia_smi_memory_used_bytes", 3, uuid="a"),
+        sample("nvidia_smi_memory_total_bytes", 4, uuid="a"),
+    ]
+    idle = sample("gpu_gfx_activity", 0, gpu_id="0")
+
+    assert device_readings([busy, *other]).memory == Value(0.75, 7.0)
+    assert device_readings([busy, idle]) == DeviceReadings(ABSENT, Value(0.5, 7.0))
 
 
 @pytest.mark.parametrize("wrong", [9223372036854775794.0, float("nan"), -1.0])

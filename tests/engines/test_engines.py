@@ -42,12 +42,15 @@ BUSY = {
     "tgi": "tgi__busy",
     "triton": "triton__ensemble-busy",
     "triton-trtllm": "triton-trtllm__busy",
+    "triton-vllm": "triton-vllm__busy",
     "trtllm-serve": "trtllm-serve__busy",
     "vllm": "vllm-0.32.0__busy-queue",
 }
 
 PARTS_OF_ANOTHER = {
     frozenset({"triton", "triton-trtllm"}): "triton-trtllm",
+    frozenset({"triton", "triton-vllm"}): "triton-vllm",
+    frozenset({"triton-vllm", "vllm"}): "vllm",
     frozenset({"nim", "vllm"}): "vllm",
     frozenset({"nim", "sglang"}): "sglang",
     frozenset({"nim", "trtllm-serve"}): "trtllm-serve",
@@ -177,7 +180,7 @@ def test_what_a_trigger_hears_of_its_engine() -> None:
     samples = parse_page(capture(BUSY["tgi"]).encode(), "", engines.names("auto"), 7.0)
 
     found, engine = engines.read(samples, trigger, nothing)
-    assert found[Signal.CONCURRENCY] == Value(22.0, 7.0)
+    assert found[Signal.CONCURRENCY] == Value(22.0, 7.0, series=2)
     assert engine == Engine("tgi", reserves_memory=True, served=98.0, progress=98.0)
     assert engines.read([], trigger, nothing) == (
         engines.missing("no series of a known engine"),

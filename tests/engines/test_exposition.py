@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -15,6 +16,7 @@ from keda_scaler.engines.exposition import (
 )
 from keda_scaler.errors import PageError
 
+CASES = Path(__file__).parent.parent / "cases"
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
@@ -36,8 +38,8 @@ def ours(page: str | bytes, content_type: str = TEXT, names: Iterable[str] = WAN
 
 @pytest.mark.parametrize("stamp", ["", " 1700000000", " 1700000000.123", "\t-1e3"])
 @pytest.mark.parametrize("exemplar", ["", ' # {a="\\"} 9"} 0.5 1.5', " # {", " #"])
-def test_timestamps_and_exemplars_are_passed_over(stamp: str, exemplar: str) -> None:
-    """Neither changes the number, whatever it looks like."""
+def test_timestamps_and_exemplars_do_not_change_the_number(stamp: str, exemplar: str) -> None:
+    """Neither does, whatever it looks like."""
     page = f'queue{{a="b"}} 1{stamp}{exemplar}\n'
 
     assert ours(page) == ours(f"{page}# EOF\n", OPEN_METRICS) == [("queue", {"a": "b"}, "1.0")]
@@ -59,11 +61,31 @@ def test_a_series_that_stands_twice_gives_two_samples() -> None:
     assert ours('queue{a="b"} 1\nqueue{a="b"} 1\n') == [("queue", {"a": "b"}, "1.0")] * 2
 
 
-def test_samples_were_measured_when_the_caller_says() -> None:
-    """A page's own timestamps are of another clock."""
-    (sample,) = parse_page(b"queue 1 1700000000000\n", TEXT, WANTED, at=7.0)
+@pytest.mark.parametrize(
+    ("content_type", "stamp", "age"),
+    [
+        (TEXT, "1700000000000", 0),
+        (TEXT, "1699999940000", 60),
+        (TEXT, "1699999999500", 0.5),
+        (TEXT, "1700000002000", 0),
+        (TEXT, "1e999", 0),
+        (TEXT, "-1e999", 1.7e9),
+        (TEXT, "0", 1.7e9),
+        (OPEN_METRICS, "1699999940", 60),
+        (OPEN_METRICS, "1699999999.5", 0.5),
+        (OPEN_METRICS, "1700000000.9", 0),
+    ],
+)
+def test_a_sample_is_as_old_as_its_timestamp_says(
+    content_type: str, stamp: str, age: float
+) -> None:
+    """By the page's own clock, in whose seconds it is dated; what is of its future is new."""
+    page = f"queue 1 {stamp}\nqueue_total 2\n# EOF\n".encode()
 
-    assert sample.at == 7.0
+    old, new = parse_page(page, content_type, WANTED, at=7.0, dated=1.7e9)
+    assert (old.at, new.at) == (7.0 - age, 7.0)
+    undated, _ = parse_page(page, content_type, WANTED, at=7.0)
+    assert undated.at == 7.0, "whoever has no date compares nothing"
 
 
 def test_labels_cannot_be_changed() -> None:
@@ -101,11 +123,20 @@ def test_open_metrics_without_its_mark_was_cut_off(page: str) -> None:
         ours(page, OPEN_METRICS)
 
 
-def test_a_number_may_be_half_a_number() -> None:
-    """A last line that does not end may have lost digits; only a wanted one matters."""
-    with pytest.raises(PageError, match=r"the page was cut off within a line: 'queue\{\} 1'"):
-        ours("queue{} 1")
-    assert ours("queue 1\nother 1") == [("queue", {}, "1.0")]
+@pytest.mark.parametrize("page", ["queue{} 1", "queue 1\nother 1", "queue 1\n# EO", "queue 1\n#"])
+def test_a_line_that_does_not_end_is_not_the_last(page: str) -> None:
+    """It may have lost digits, and the page all that came after it, whatever the line is."""
+    with pytest.raises(PageError, match="the page was cut off: its last line does not end"):
+        ours(page)
+
+
+def test_a_page_that_is_one_json_string_is_said_to_be_that() -> None:
+    """Some builds of llama.cpp escape their page; "no series" would be no help."""
+    page = (CASES / "llamacpp-json-escaped.txt").read_bytes()
+
+    for content_type in ("", TEXT, "application/json; charset=utf-8"):
+        with pytest.raises(PageError, match="the page is one JSON string, not lines"):
+            ours(page, content_type)
 
 
 @pytest.mark.parametrize(

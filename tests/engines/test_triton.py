@@ -2,10 +2,10 @@
 
 import pytest
 
-from engine_pages import buckets, capture, engine_of, numbers, read, without
+from engine_pages import buckets, capture, numbers, read, without
 from keda_scaler.core.readings import Flow, Lacking, Missing, Quantiles, Replica, Value
 from keda_scaler.core.signals import Signal
-from keda_scaler.core.snapshot import ReplicaReadings, absorb
+from keda_scaler.core.snapshot import ReplicaReadings, Spans, absorb
 
 BUSY = capture("triton__ensemble-busy")
 
@@ -25,13 +25,13 @@ def test_versions_of_a_model_add_up() -> None:
 
 def test_requests_that_end_show_that_others_ran() -> None:
     """Successes and failures of whatever reason are what moves."""
-    assert read(BUSY)[Signal.CONCURRENCY] == Flow(17.0, 183.0, 7.0)
+    assert read(BUSY)[Signal.CONCURRENCY] == Flow(17.0, 183.0, 7.0, series=6)
 
-    before = absorb(ReplicaReadings(Replica("a")), read(BUSY), None, 60.0)
-    assert before.values[Signal.CONCURRENCY] == Value(17.0, 7.0)
+    before = absorb(ReplicaReadings(Replica("a")), read(BUSY), None, Spans(60.0))
+    assert before.values[Signal.CONCURRENCY] == Value(17.0, 7.0, series=6)
     failed = BUSY.replace('reason="CANCELED",version="1"} 1', 'reason="CANCELED",version="1"} 2')
-    after = absorb(before, read(failed), None, 60.0)
-    assert after.values[Signal.CONCURRENCY] == Value(18.0, 7.0)
+    after = absorb(before, read(failed), None, Spans(60.0))
+    assert after.values[Signal.CONCURRENCY] == Value(18.0, 7.0, series=6)
 
 
 def test_a_missing_count_is_not_zero() -> None:
@@ -82,13 +82,6 @@ def test_what_is_lacking() -> None:
 
     for signal in (Signal.GPU_MEMORY_PRESSURE, Signal.ITL):
         assert found[signal] == Lacking(f"Triton does not expose {signal}")
-
-
-def test_a_page_with_the_vllm_backend_is_tritons() -> None:
-    """That backend prints names of vLLM with Triton's labels, and no gauges."""
-    of_vllm = 'vllm:time_to_first_token_seconds_bucket{model="generate",version="1",le="+Inf"} 3\n'
-
-    assert engine_of(BUSY + of_vllm) == "triton"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engine_pages import readings_of
+from engine_pages import case, readings_of
 from keda_scaler import engines
 from keda_scaler.core.readings import Missing, Reading, Value
 from keda_scaler.core.signals import Signal
@@ -50,13 +50,13 @@ def page(waiting: str = "3", running: str = "2", kv: str = "0.5", labels: str = 
     ],
 )
 def test_recorded_pages(state: str, waiting: float, concurrency: float, kv: float) -> None:
-    """What vLLM 0.32.0 printed is what its operators saw."""
+    """What vLLM 0.32.0 printed is what its operators saw. Two series say whether it sleeps."""
     body = (CAPTURES / f"vllm-0.32.0__{state}.prom").read_bytes()
 
     assert gauges(read(body, model="tiny-llama")) == {
-        Signal.QUEUE_DEPTH: Value(waiting, 7.0),
-        Signal.CONCURRENCY: Value(concurrency, 7.0),
-        Signal.GPU_MEMORY_PRESSURE: Value(kv, 7.0),
+        Signal.QUEUE_DEPTH: Value(waiting, 7.0, series=1 + 2),
+        Signal.CONCURRENCY: Value(concurrency, 7.0, series=2 + 2),
+        Signal.GPU_MEMORY_PRESSURE: Value(kv, 7.0, series=1 + 2),
     }
 
 
@@ -74,9 +74,9 @@ def test_data_parallel_engines_add_up_and_average() -> None:
     both = page("3", "2", "0.2") + page("4", "1", "0.6").replace('engine="0"', 'engine="1"')
 
     assert gauges(read(both)) == {
-        Signal.QUEUE_DEPTH: Value(7.0, 7.0),
-        Signal.CONCURRENCY: Value(10.0, 7.0),
-        Signal.GPU_MEMORY_PRESSURE: Value(0.4, 7.0),
+        Signal.QUEUE_DEPTH: Value(7.0, 7.0, series=2),
+        Signal.CONCURRENCY: Value(10.0, 7.0, series=4),
+        Signal.GPU_MEMORY_PRESSURE: Value(0.4, 7.0, series=2),
     }
 
 
@@ -102,7 +102,7 @@ def test_the_model_filter() -> None:
     two = page("3") + page("9").replace('"m"', '"other"')
 
     assert read(two, model="other")[Signal.QUEUE_DEPTH] == Value(9.0, 7.0)
-    assert read(two)[Signal.QUEUE_DEPTH] == Value(12.0, 7.0)
+    assert read(two)[Signal.QUEUE_DEPTH] == Value(12.0, 7.0, series=2)
     assert read(two, model="absent")[Signal.QUEUE_DEPTH] == Missing(
         "no series of model 'absent'; there are: m, other"
     )
@@ -153,7 +153,7 @@ def test_the_oldest_sample_dates_a_reading() -> None:
     )
 
     readings = readings_of([*later, *samples], "vllm")
-    assert readings[Signal.CONCURRENCY] == Value(10.0, 5.0)
+    assert readings[Signal.CONCURRENCY] == Value(10.0, 5.0, series=4)
 
 
 @pytest.mark.parametrize(
@@ -190,3 +190,29 @@ def test_which_samples_concern_a_trigger() -> None:
     assert engines.concerns(sample, "auto", None)
     assert engines.concerns(sample, "vllm", "m")
     assert not engines.concerns(sample, "vllm", "other")
+
+
+def test_a_gauge_that_every_api_server_prints_is_the_largest() -> None:
+    """All but one have heard nothing of the engine; their mean would be an eighth of the truth."""
+    found = read(case("vllm-0.10-api-servers-pid"))
+
+    assert found[Signal.GPU_MEMORY_PRESSURE] == Value(0.95, 7.0, series=8)
+    assert found[Signal.CONCURRENCY] == Value(12.0, 7.0, series=2)
+
+
+def test_api_servers_of_several_engines() -> None:
+    """Per engine the largest; over engines requests add up, and usage averages."""
+    heard = {("0", "11"): ("3", "4", "0.75"), ("1", "12"): ("1", "2", "0.25")}
+    lines = "".join(
+        page(*heard.get((engine, pid), ("0", "0", "0")), labels=f',pid="{pid}"').replace(
+            'engine="0"', f'engine="{engine}"'
+        )
+        for engine in "01"
+        for pid in ("11", "12")
+    )
+
+    assert gauges(read(lines)) == {
+        Signal.QUEUE_DEPTH: Value(4.0, 7.0, series=4),
+        Signal.CONCURRENCY: Value(10.0, 7.0, series=8),
+        Signal.GPU_MEMORY_PRESSURE: Value(0.5, 7.0, series=4),
+    }

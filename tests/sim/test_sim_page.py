@@ -139,9 +139,9 @@ def test_our_own_dialect_reads_it() -> None:
 
     read = readings_of(samples, "auto", "tiny-llama")
 
-    assert read[Signal.QUEUE_DEPTH] == Value(state.waiting, 7.0)
-    assert read[Signal.CONCURRENCY] == Value(state.waiting + state.running, 7.0)
-    assert read[Signal.GPU_MEMORY_PRESSURE] == Value(state.kv_cache_usage, 7.0)
+    assert read[Signal.QUEUE_DEPTH] == Value(state.waiting, 7.0, series=3)
+    assert read[Signal.CONCURRENCY] == Value(state.waiting + state.running, 7.0, series=4)
+    assert read[Signal.GPU_MEMORY_PRESSURE] == Value(state.kv_cache_usage, 7.0, series=3)
 
 
 def test_page_without_an_engine_is_valid_and_has_no_engine_family() -> None:

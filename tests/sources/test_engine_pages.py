@@ -133,6 +133,30 @@ def test_a_line_that_one_target_cannot_read_harms_no_other() -> None:
         Page(page, [names_of(bad)])
 
 
+def test_a_page_with_a_prefix_says_so() -> None:
+    """To whoever reads it, whatever engine they name."""
+    page = Fetched(BUSY.replace("vllm:", "kserve_vllm:").encode(), "text/plain", 1.0)
+    says = "; the page has kserve_vllm:num_requests_running, with a prefix"
+    triggers = {
+        "no series of vllm": trigger_of(engine="vllm"),
+        "no series of a known engine": trigger_of(targetLatencySeconds="1"),
+    }
+    seen = Page(page, [names_of(trigger) for trigger in triggers.values()])
+
+    for reason, trigger in triggers.items():
+        assert seen.seen(trigger).readings[Signal.CONCURRENCY] == Missing(f"{reason}{says}")
+
+
+def test_a_model_that_is_not_on_the_page_is_said_with_those_that_are() -> None:
+    """The page is known, and nothing on it is of that model: that is not zero."""
+    trigger = trigger_of(engine="vllm", model="llama")
+    seen = Page(Fetched(BUSY.encode(), "text/plain", 1.0), [names_of(trigger)]).seen(trigger)
+
+    says = "no series of model 'llama'; there are: tiny-llama"
+    engines_own = set(seen.readings) - {Signal.GPU_UTILIZATION}
+    assert {seen.readings[signal] for signal in engines_own} == {Missing(says)}
+
+
 async def test_pages_that_hang_starve_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """They give their places up soon, and time in the queue is not time of the page."""
     monkeypatch.setattr(pages, "MAX_QUICK", 2)
