@@ -37,6 +37,7 @@ LLAMA_CPP = Dialect(
     reserves_memory=True,
     notes=(
         "Prints metrics only with `--metrics`; a router needs `path: /metrics?model=NAME`. With"
-        " `--sleep-idle-seconds` the page is answered while the model sleeps."
+        " `--sleep-idle-seconds` the page is answered while the model sleeps. Builds b7010 to b7170"
+        " print the page as one JSON string: that is an error."
     ),
 )

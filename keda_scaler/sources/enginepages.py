@@ -4,11 +4,11 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keda_scaler import engines
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.readings import Engine, Readings
+from keda_scaler.core.readings import Engine, Lacking, Missing, Readings
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.core.values import without_query
 from keda_scaler.engines.devices import DeviceReadings, device_readings
@@ -65,6 +65,7 @@ class Page:
             SourceError: when nobody can read it.
 
         """
+        self._asked_at = page.asked_at
         self._seen: dict[Hashable, Seen] = {}
         self._answers: dict[Names, Samples | SourceError]
         self._instead = ""
@@ -100,7 +101,21 @@ class Page:
             gpus = device_readings(samples)
             found = Seen(samples, gpus, *engines.read(samples, trigger, gpus, self._instead))
             self._seen[wants] = found
-        return found
+        readings = _fresh(found.readings, self._asked_at, trigger.stale_after)
+        return found if readings is found.readings else replace(found, readings=readings)
+
+
+def _fresh(readings: Readings, asked_at: float, stale_after: float) -> Readings:
+    """Say of what was old when it came that it is missing, and why."""
+    old = [
+        signal
+        for signal, reading in readings.items()
+        if not isinstance(reading, Missing | Lacking) and reading.at <= asked_at - stale_after
+    ]
+    if not old:
+        return readings
+    why = f"older than staleSeconds ({stale_after:g}) when it came: a cache, or old timestamps"
+    return {**readings, **dict.fromkeys(old, Missing(why))}
 
 
 def names_of(trigger: Trigger) -> Names:

@@ -125,12 +125,20 @@ class Fetched:
 
     body: bytes
     content_type: str
-    at: float
-    """When it was asked for, in monotonic seconds; of a cache's answer, when the cache had it."""
+    asked_at: float
+    """When it was asked for, in monotonic seconds."""
+
+    age: float = 0.0
+    """How long caches on the way had kept it, in seconds."""
 
     dated: float | None = None
-    """When that was by the server's own clock, in Unix seconds; by ours where it does not say.
+    """When it was made by the server's own clock, in Unix seconds; by ours where it does not say.
     None: nobody asks."""
+
+    @property
+    def at(self) -> float:
+        """When it was made, in monotonic seconds."""
+        return self.asked_at - self.age
 
 
 class Pages:
@@ -177,7 +185,7 @@ class Pages:
                         raise PageError(f"the page answers HTTP {response.status}")
                     body, age = await _body(response), _cached_seconds(response)
                     kind = response.headers.get("Content-Type", "")
-                    return Fetched(body, kind, at - age, _dated(response, unix - age))
+                    return Fetched(body, kind, at, age, _dated(response, unix - age))
             except aiohttp.ConnectionTimeoutError:
                 raise SourceError(f"no connection within {CONNECT_SECONDS:g} s") from None
             except TimeoutError:

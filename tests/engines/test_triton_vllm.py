@@ -2,9 +2,23 @@
 
 import pytest
 
-from engine_pages import buckets, capture, case, engine_of, numbers, only, read, without
+from engine_pages import (
+    TEXT,
+    buckets,
+    capture,
+    case,
+    engine_of,
+    numbers,
+    only,
+    read,
+    readings_of,
+    without,
+)
+from keda_scaler import engines
 from keda_scaler.core.readings import Missing, Value
 from keda_scaler.core.signals import Signal
+from keda_scaler.engines.exposition import parse_page
+from keda_scaler.engines.spaces import Part, Space
 
 BUSY = capture("triton-vllm__busy")
 REPORTED = case("triton-vllm-backend")
@@ -64,3 +78,20 @@ def test_names_as_an_otel_collector_spells_them() -> None:
 
     assert numbers(read(page)) == numbers(read(BUSY))
     assert read(page)[Signal.GPU_MEMORY_PRESSURE] == Value(0.93, 7.0)
+
+
+@pytest.mark.parametrize("engine", ["auto", "triton-vllm"])
+def test_a_prometheus_is_asked_for_all_of_it(engine: str) -> None:
+    """And a pod with its series is a replica of whoever names the engine, the model, or neither."""
+    gauges, latencies = engines.batches(frozenset({engine}), frozenset({engine}))
+    asked = frozenset().union(*gauges, *latencies)
+    space = Space("models", [engine])
+    for sample in parse_page(REPORTED.encode(), TEXT, asked, 7.0):
+        labels = {**sample.labels, "namespace": "models", "pod": "triton-0"}
+        space.add(type(sample)(sample.name, labels, sample.number, sample.at))
+
+    (found,) = space.parts.values()
+    assert numbers(readings_of(found, engine)) == (25.0, 65.0, 0.93)
+    for model in (None, "llama"):
+        assert list(space.concerned(engine, model)) == [Part("triton-0", "")]
+    assert not space.concerned(engine, "mistral")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from endpoint_reading import LOOPBACK
-from keda_scaler.core.readings import Missing, Value
+from keda_scaler.core.readings import Missing, Readings, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Accepts, parse_trigger
 from keda_scaler.errors import SourceError
@@ -152,26 +152,30 @@ async def test_a_page_is_asked_of_its_server() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "at", "dated"),
+    ("headers", "age", "dated"),
     [
-        ([], ASKED, UNIX),
-        ([DATE], ASKED, UNIX),
-        ([OLD_DATE], ASKED, UNIX - 600),  # a clock that is wrong is no cache
-        (["Date: yesterday"], ASKED, UNIX),
-        (["Date: Mon, 01 Jan 2024 00:00:00 +99999999999999"], ASKED, UNIX),
-        (["Age: 0", "X-Cache: HIT from squid"], ASKED, UNIX),
-        (["Age: 600"], ASKED - 600, UNIX - 600),
-        (["Age: 600", OLD_DATE, 'Warning: 110 - "Response is Stale"'], ASKED - 600, UNIX - 600),
-        (["Age: 5", "Age: 600"], ASKED - 600, UNIX - 600),
-        (["Age: 99999999999999999999"], ASKED - 2**31, UNIX - 2**31),
-        (["X-Cache: MISS"], ASKED, UNIX),
+        ([], 0, UNIX),
+        ([DATE], 0, UNIX),
+        ([OLD_DATE], 0, UNIX - 600),  # a clock that is wrong is no cache
+        (["Date: yesterday"], 0, UNIX),
+        (["Date: Mon, 01 Jan 2024 00:00:00 +99999999999999"], 0, UNIX),
+        (["Age: 0", "X-Cache: HIT from squid"], 0, UNIX),
+        (["Age: 600"], 600, UNIX - 600),
+        (["Age: 600", OLD_DATE, 'Warning: 110 - "Response is Stale"'], 600, UNIX - 600),
+        (["Age: 5", "Age: 600"], 600, UNIX - 600),
+        (["Age: 99999999999999999999"], 2**31, UNIX - 2**31),
+        (["X-Cache: MISS"], 0, UNIX),
     ],
 )
 async def test_an_answer_of_a_cache_is_as_old_as_it_says(
-    headers: list[str], at: float, dated: float
+    headers: list[str], age: float, dated: float
 ) -> None:
     """So that it goes stale by itself, and one that is too old never was fresh."""
-    assert await fetched(BODY, *headers) == Fetched(BODY, "text/plain", at, dated)
+    found = await fetched(BODY, *headers)
+
+    assert found == Fetched(BODY, "text/plain", ASKED, age, dated)
+    assert isinstance(found, Fetched)
+    assert found.at == ASKED - age
 
 
 @pytest.mark.parametrize(
@@ -193,18 +197,34 @@ async def test_an_answer_of_a_cache_without_an_age_is_unknown(header: str) -> No
     assert await fetched(BODY, header) == says
 
 
+TRIGGER = parse_trigger({"service": "a", "engine": "vllm", "staleSeconds": "30"}, Accepts())
+OLD = Missing("older than staleSeconds (30) when it came: a cache, or old timestamps")
+
+
+def read(page: Fetched) -> Readings:
+    return Page(page, [names_of(TRIGGER)]).seen(TRIGGER).readings
+
+
 def test_timestamps_on_a_page_are_compared_with_its_own_date() -> None:
     """The clocks of servers differ; a sample that was ten minutes old there is so here."""
     lines = (
         b'vllm:num_requests_waiting{model_name="m"} 0 1699999400000\n'
         b'vllm:num_requests_running{model_name="m"} 0\n'
     )
-    trigger = parse_trigger({"service": "a", "engine": "vllm"}, Accepts())
-    for dated, at in ((UNIX, ASKED - 600), (UNIX - 600, ASKED), (UNIX - 900, ASKED)):
-        page = Page(Fetched(lines, "text/plain", ASKED, dated), [names_of(trigger)])
-        found = page.seen(trigger).readings
-        for signal in (Signal.QUEUE_DEPTH, Signal.CONCURRENCY):
-            reading = found[signal]
-            assert not isinstance(reading, Missing)
-            assert isinstance(reading, Value)
-            assert (reading.number, reading.at) == (0, at)
+    for dated, at in ((UNIX - 580, ASKED - 20), (UNIX - 600, ASKED), (UNIX - 900, ASKED)):
+        found = read(Fetched(lines, "text/plain", ASKED, dated=dated))
+        assert found[Signal.QUEUE_DEPTH] == Value(0, at)
+        assert found[Signal.CONCURRENCY] == Value(0, at, series=2)
+    found = read(Fetched(lines, "text/plain", ASKED, dated=UNIX))
+    assert found[Signal.QUEUE_DEPTH] == found[Signal.CONCURRENCY] == OLD
+
+
+def test_what_a_cache_kept_for_too_long_is_missing_and_says_so() -> None:
+    """It is not what the engine does now; what it keeps for a moment is as old as that."""
+    line = b'vllm:num_requests_waiting{model_name="m"} 0\n'
+
+    assert read(Fetched(line, "text/plain", ASKED, 29.0))[Signal.QUEUE_DEPTH] == Value(0, 4971.0)
+    found = read(Fetched(line, "text/plain", ASKED, 30.0))
+    assert found[Signal.QUEUE_DEPTH] == OLD
+    absent = Missing("no series of vllm:num_requests_running")
+    assert found[Signal.CONCURRENCY] == absent, "what is missing for another reason says that"
