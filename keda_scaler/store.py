@@ -174,18 +174,20 @@ class Target:
         if self._list(replicas, at) or not replicas or self._is_due(self._often):
             self._update()
 
-    def polled(self, answers: Mapping[Replica, Answer], at: float) -> None:
+    def polled(
+        self, answers: Mapping[Replica, Answer], at: float, doubt: str | None = None
+    ) -> None:
         """See `Sink.polled`.
 
         What the poll gave is one change, and a list that is another is one before it.
         """
-        if self._list(list(answers), at):
+        if self._list(list(answers), at, doubt):
             self._update()
         for replica, (readings, engine) in answers.items():
             self._absorb(replica.name, readings, engine)
         self._update()
 
-    def _list(self, replicas: Sequence[Replica], at: float) -> bool:
+    def _list(self, replicas: Sequence[Replica], at: float, doubt: str | None = None) -> bool:
         """Take a list in; whether it is another."""
         known, problem = self._replicas, self._problem
         self._replicas = {
@@ -194,9 +196,9 @@ class Target:
         }
         was_listed = self._listed_at is not None
         self._listed_at = at if self._listed_at is None else max(self._listed_at, at)
-        self._problem = None
+        self._problem = doubt
         same = [each.replica for each in known.values()] == list(replicas)
-        return not (same and was_listed and problem is None)
+        return not (same and was_listed and problem == doubt)
 
     def unlisted(self, reason: str) -> None:
         """See `Sink.unlisted`."""

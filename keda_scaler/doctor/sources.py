@@ -69,7 +69,12 @@ class _Sink:
         self.replicas = tuple(replicas)
         self._look()
 
-    def polled(self, answers: Mapping[Replica, Answer], at: float) -> None:  # noqa: ARG002
+    def polled(
+        self,
+        answers: Mapping[Replica, Answer],
+        at: float,  # noqa: ARG002  # of a sink
+        doubt: str | None = None,  # noqa: ARG002  # what is there can be judged all the same
+    ) -> None:
         self.replicas = tuple(answers)
         self.answers = {replica.name: answer for replica, answer in answers.items()}
         self.done.set()

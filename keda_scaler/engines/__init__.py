@@ -153,7 +153,7 @@ def detect(samples: Collection[Sample], engine: str) -> Dialect | Missing:
 
 
 @cache
-def _counts() -> frozenset[str]:
+def counts() -> frozenset[str]:
     """Give the names of all that counts requests, of every engine in all spellings."""
     found: set[str] = set()
     for dialect in DIALECTS:
@@ -167,7 +167,7 @@ def hint(body: bytes, samples: Collection[Sample]) -> str:
     """Say what a page has instead of an engine's families; empty: it has some, or nothing near."""
     if any(sample.name in names("auto") and sample.name != STARTED for sample in samples):
         return ""
-    near = prefixed(body, _counts())
+    near = prefixed(body, counts())
     return f"; the page has {near}, with a prefix" if near else ""
 
 

@@ -39,9 +39,24 @@ from: slow ones must not keep everybody else waiting."""
 MAX_SECRET_BYTES = 64 * 2**10
 """Read of a file with a credential; a service account's token is about 1 KiB."""
 
+SETTLED_SECONDS = 240.0
+"""A Prometheus that scraped nothing so long ago may not have come to all of its targets yet. Longer
+than any scrape interval that we read at, and less than the five minutes for which `up` stands."""
+
+ALIVE_SECONDS = 60.0
+"""How old its newest scrape may have been then."""
+
 PIN_SECONDS = 1.0
 """How long targets share a pin: a thousand of them then ask for it once a second, not a thousand
 times, and it is a query over every scrape target of that Prometheus."""
+
+_WHEN = "when"
+
+
+def _pin() -> str:
+    """Ask when the newest scrape was, and when it was as of a while ago, told apart by a label."""
+    before = f"max(timestamp(up offset {SETTLED_SECONDS:.0f}s))"
+    return f'max(timestamp(up)) or label_replace({before}, "{_WHEN}", "before", "", "")'
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +110,18 @@ class Pin:
 
     skew: float
     """How far the clock of Prometheus is from ours, in seconds; 0 when no difference shows."""
+
+    before: float | None
+    """When the newest sample was taken as of `SETTLED_SECONDS` before; None: there was none."""
+
+    def is_young(self, limit: float) -> bool:
+        """Whether this Prometheus began to scrape, or began again, a short while ago.
+
+        `limit` is `staleSeconds`, which a scrape interval may be as long as.
+        """
+        if self.before is None:
+            return True
+        return self.unix - SETTLED_SECONDS - self.before > max(ALIVE_SECONDS, limit)
 
     def to_monotonic(self, unix: float) -> float:
         """Give a sample's time in monotonic seconds; one of the future is taken at the instant."""
@@ -154,14 +181,15 @@ class Prometheus:
         """
         if self._pin is None or self._clock() - self._pin.at > PIN_SECONDS:
             before, at = self._wall(), self._clock()
-            found = await self.query("max(timestamp(up))")
-            if not found:
+            found = {_WHEN in each.labels: each for each in await self.query(_pin())}
+            if False not in found:
                 raise SourceError("Prometheus scrapes nothing: it has no series named up")
-            if not math.isfinite(found[0].number):
+            if not all(math.isfinite(each.number) for each in found.values()):
                 raise SourceError("the answer is not one of Prometheus' API")
-            unix = found[0].newest.unix
+            unix = found[False].newest.unix
             skew = max(0.0, before - unix, unix - self._wall())
-            self._pin = Pin(unix, at, newest=found[0].number, skew=skew)
+            settled = found[True].number if True in found else None
+            self._pin = Pin(unix, at, newest=found[False].number, skew=skew, before=settled)
         return self._pin
 
     async def query_own(

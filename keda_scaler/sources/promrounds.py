@@ -8,16 +8,17 @@ answers by ourselves: of its namespace alone, and by its selector. Own queries a
 namespace and asked beside these; targets that have some have rounds of their namespace alone.
 
 A Prometheus that cannot be read, whose clock is off or whose newest scrape is old lists nothing:
-what was read before goes stale by itself. New targets have a round of their own, all that wait for
-one together, and look back an hour in it; so do those whose polls had a gap, because a replica may
-have come and gone silent in between.
+what was read before goes stale by itself. One that began to scrape a short while ago lists what it
+has and proves nothing. New targets have a round of their own, all that wait for one together, and
+look back a week in it; so do those whose polls had a gap, because a replica may have come and gone
+silent in between. A target of which nothing is found looks for its names.
 """
 
 import asyncio
 import contextlib
 import math
 import random
-from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 
 import structlog
 
@@ -32,9 +33,10 @@ from keda_scaler.engines.queries import Found
 from keda_scaler.engines.samples import Sample
 from keda_scaler.engines.spaces import Part, Space
 from keda_scaler.errors import SourceError, TooMuchError
+from keda_scaler.sources import promnames
 from keda_scaler.sources.polls import TICK_SECONDS
-from keda_scaler.sources.promapi import Pin, Prometheus, sample_of
-from keda_scaler.sources.promreplicas import REMEMBERED_SECONDS, Roster
+from keda_scaler.sources.promapi import SETTLED_SECONDS, Pin, Prometheus, sample_of
+from keda_scaler.sources.promreplicas import Roster
 from keda_scaler.sources.promspaces import Asker, Failed
 from keda_scaler.sources.sink import Clock, Recorder, Sink
 from keda_scaler.turns import Turns
@@ -49,6 +51,8 @@ SHARE = 0.8
 """Most of a pause that a round may take from it: what is read late is stale early."""
 
 Asking = Coroutine[None, None, Failed]
+
+_YOUNG = f"Prometheus began to scrape less than {SETTLED_SECONDS:.0f} s ago: it proves nothing yet"
 
 _OURS = "internal error, see the scaler's log"
 
@@ -77,15 +81,21 @@ class Target:
         self.roster = Roster(trigger)
         self.queries = {signal: bind(own, namespace) for signal, own in trigger.queries.items()}
         self.listed_at = -math.inf
+        self.looked_at = -math.inf
         self.had_replicas = False
+        self.wrong = "not known to be right yet: nobody has looked"
+        """Why its names are not known to be right."""
         self.needs_gpus = trigger.reads_devices and not trigger.prefers_engine_memory
 
     def take(self, space: Space, own: Mapping[str, Found], pin: Pin, now: float) -> None:
         """Tell the sink what was found of the namespace, and by own queries."""
+        is_young = pin.is_young(self.trigger.stale_after)
         if self.trigger.by_queries:
             replicas = queries.scraped(space, self.trigger.selector, self.queries)
         else:
-            replicas = self.roster.replicas(space, now, with_gpus=self.needs_gpus)
+            replicas = self.roster.replicas(
+                space, now, with_gpus=self.needs_gpus, is_young=is_young
+            )
             memory = (readings[Signal.GPU_MEMORY_PRESSURE] for readings, _ in replicas.values())
             if any(isinstance(reading, Lacking) for reading in memory):
                 self.needs_gpus = self.trigger.reads_devices  # from the next round on
@@ -98,12 +108,31 @@ class Target:
         if working is not None and not replicas:
             self.sink.unlisted(f"{working} tells of requests, but no replica is found")
             return
+        if not replicas and (is_young or not self.is_right):
+            self.sink.unlisted(_YOUNG if is_young else self.wrong)
+            return
         if found:
             times = self._scraped_at(space)
             at = {name: pin.to_monotonic(unix) for name, unix in times.items()}
             replicas = queries.read(self.trigger, replicas, found, at)
-        answers = {Replica(name): answer for name, answer in replicas.items()}
-        self.sink.polled(answers, pin.to_monotonic(pin.newest))
+        loading = self.roster.loading
+        answers = {
+            Replica(name, ready=name not in loading): each for name, each in replicas.items()
+        }
+        self.sink.polled(answers, pin.to_monotonic(pin.newest), _YOUNG if is_young else None)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether its names have matched something within a week: only then can there be none."""
+        return self.roster.is_right or self.had_replicas
+
+    def shows_nothing(self, space: Space, now: float) -> bool:
+        """Whether nothing in the namespace is of it, nor was, as far as we know."""
+        if self.trigger.by_queries:
+            self.had_replicas |= bool(queries.of_replicas(space.scrapes, self.trigger.selector))
+        else:
+            self.roster.remember(space, now)
+        return not self.is_right
 
     def _scraped_at(self, space: Space) -> dict[str, float]:
         """Say when each replica was scraped last, by the clock of Prometheus.
@@ -192,6 +221,7 @@ class Rounds:
             pin = await self._prometheus.pin()
             pin.check(self._stale_after, self._clock())
             spaces, own, failed = await self._read(due, pin)
+            await self._look(due, spaces, pin)
         except SourceError as error:
             self._note({None: error})
             await self._tell(due, error)
@@ -242,8 +272,7 @@ class Rounds:
         new = [target for target in of_engines if now - target.listed_at > self._window]
         if new:
             past = _spaces(new)
-            hour = f"[{REMEMBERED_SECONDS:.0f}s])"
-            failed |= await _all(self._ask_engines(past, new, pin, ("last_over_time(", hour)))
+            failed |= await _all(self._ask_engines(past, new, pin, _look_back))
             turns = Turns()
             for target in new:
                 target.roster.remember(past[target.namespace], self._clock())
@@ -254,13 +283,36 @@ class Rounds:
         with_gpus = {target.namespace for target in due if target.needs_gpus}
         failed |= await _all(
             [
-                *self._ask_engines(spaces, of_engines, pin, ("", window)),
+                *self._ask_engines(spaces, of_engines, pin, lambda _, what: f"{{{what}}}{window}"),
                 up,
                 *self._ask_own(due, spaces, own, pin),
                 *self._ask_devices({each: spaces[each] for each in with_gpus}, pin, window),
             ]
         )
         return spaces, own, failed
+
+    async def _look(self, due: Collection[Target], spaces: Mapping[str, Space], pin: Pin) -> None:
+        """Look for the names of targets that nothing was found of, a few in each round.
+
+        What fails is tried again in the next one: until then they are not known.
+        """
+        now = self._clock()
+        lost = [
+            target
+            for target in due
+            if now - target.looked_at >= promnames.LOOK_SECONDS
+            and target.shows_nothing(spaces[target.namespace], now)
+        ]
+        for target in lost[: promnames.MAX_LOOKS]:
+            target.looked_at = now
+            try:
+                wrong = await promnames.is_known(
+                    self._prometheus, pin, target.namespace, target.trigger
+                )
+            except SourceError as error:
+                wrong = f"whether there ever were series of it is not known: {error}"
+            target.wrong = wrong
+            target.had_replicas |= not wrong
 
     def _ask_own(
         self,
@@ -295,7 +347,7 @@ class Rounds:
         spaces: Mapping[str, Space],
         targets: Iterable[Target],
         pin: Pin,
-        around: tuple[str, str],
+        ask: Callable[[str, str], str],
     ) -> Iterator[Asking]:
         """Ask for the engines' series; their histograms only where they are needed."""
         triggers = [(target.namespace, target.trigger) for target in targets]
@@ -310,7 +362,7 @@ class Rounds:
                 name = quote("|".join(sorted(names)))
 
                 def write(matcher: str, name: str = name) -> str:
-                    return f"{around[0]}{{__name__=~{name},namespace{matcher}}}{around[1]}"
+                    return ask(matcher, f"__name__=~{name},namespace{matcher}")
 
                 yield self._asker.fill(concerned, write, pin)
 
@@ -357,6 +409,12 @@ async def _all(asking: Iterable[Asking]) -> Failed:
             raise each
         failed |= each
     return failed
+
+
+def _look_back(matcher: str, what: str) -> str:
+    """Ask for the series of a week, of what is still scraped."""
+    week = f"last_over_time({{{what}}}[{promnames.WEEK}])"
+    return f"{week} and on (namespace, pod, instance) up{{namespace{matcher}}}"
 
 
 def _spaces(targets: Iterable[Target]) -> dict[str, Space]:

@@ -31,8 +31,13 @@ class Sink(Protocol):
         Say it again whenever it is confirmed: a list that is not goes stale, as readings do.
         """
 
-    def polled(self, answers: Mapping[Replica, Answer], at: float) -> None:
-        """Say both which replicas exist as of `at`, and what one poll of all of them gave."""
+    def polled(
+        self, answers: Mapping[Replica, Answer], at: float, doubt: str | None = None
+    ) -> None:
+        """Say both which replicas exist as of `at`, and what one poll of all of them gave.
+
+        `doubt` says why there may be more of them than these, so that nothing is proven.
+        """
 
     def unlisted(self, reason: str) -> None:
         """Say that the replicas could not be listed, and why; the old list stands until stale."""

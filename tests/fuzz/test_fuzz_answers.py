@@ -24,7 +24,7 @@ from keda_scaler.sources.promanswer import LabelSets, decode
 from keda_scaler.sources.promapi import Pin, sample_of
 
 TEXT, OPEN_METRICS = "text/plain; version=0.0.4", "application/openmetrics-text"
-PIN = Pin(unix=1e9, at=5.0, newest=1e9, skew=0.0)
+PIN = Pin(unix=1e9, at=5.0, newest=1e9, skew=0.0, before=None)
 
 TRIGGERS = [
     parse_trigger({"prometheus": "main", **keys}, Accepts(prometheus=frozenset({"main"})))

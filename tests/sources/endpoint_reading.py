@@ -32,7 +32,9 @@ class Notebook:
         self.listings.append(tuple(replicas))
         self.news.set()
 
-    def polled(self, answers: Mapping[Replica, Answer], at: float) -> None:
+    def polled(
+        self, answers: Mapping[Replica, Answer], at: float, doubt: str | None = None
+    ) -> None:
         raise AssertionError("pages are polled one by one")
 
     def unlisted(self, reason: str) -> None:

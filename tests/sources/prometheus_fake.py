@@ -9,6 +9,8 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from keda_scaler.sources.promapi import SETTLED_SECONDS
+
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 POD = {"namespace": "models", "pod": "pod-0", "instance": "10.0.0.1:8000", "job": "vllm"}
@@ -63,14 +65,20 @@ class FakePrometheus:
         query = request.query["query"]
         now = time.time() + self.clock_ahead
         scraped = now - self.scraped_ago
-        if query == "max(timestamp(up))":
-            return vector({}, now, scraped)
+        if query.startswith("max(timestamp(up))"):
+            return success(pinned(now, scraped))
         if query.startswith("up{"):
             return vector(POD, now, 1)
         if query.startswith("last_over_time("):
             return series(query, [("value", [now, "12"])])
         fresh = [("values", [[scraped - 1, "7"], [scraped, "12"]])]
         return series(query, [] if self.silent else fresh)
+
+
+def pinned(now: float, scraped: float, *, young: bool = False) -> list[dict[str, Any]]:
+    """Give when the newest scrape was, and when it was as of four minutes ago."""
+    before = {"metric": {"when": "before"}, "value": [now, str(scraped - SETTLED_SECONDS)]}
+    return [{"metric": {}, "value": [now, str(scraped)]}, *([] if young else [before])]
 
 
 def vector(labels: dict[str, str], now: float, number: float) -> web.Response:

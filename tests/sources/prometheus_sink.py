@@ -26,6 +26,7 @@ class RememberingSink:
         self.listings = 0
         self.reasons: list[str] = []
         self.readings: dict[str, Readings] = {}
+        self.doubt: str | None = None
 
     def listed(self, replicas: Sequence[Replica], at: float) -> None:
         """Keep the list."""
@@ -33,9 +34,12 @@ class RememberingSink:
         self.at = at
         self.listings += 1
 
-    def polled(self, answers: Mapping[Replica, Answer], at: float) -> None:
-        """Keep the list and all readings."""
+    def polled(
+        self, answers: Mapping[Replica, Answer], at: float, doubt: str | None = None
+    ) -> None:
+        """Keep the list, all readings and the doubt."""
         self.listed(list(answers), at)
+        self.doubt = doubt
         for replica, (readings, engine) in answers.items():
             self.read(replica.name, readings, engine)
 

@@ -25,7 +25,7 @@ from prometheus_fake import FakePrometheus, always, drip, flood, hang, success
 from prometheus_server import free_port
 from prometheus_sink import RULES, RememberingSink, reading, trigger_of, until
 
-PIN = promapi.Pin(unix=2.0, at=1.0, newest=2.0, skew=0.0)
+PIN = promapi.Pin(unix=2.0, at=1.0, newest=2.0, skew=0.0, before=None)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from keda_scaler.sources import promapi
 from keda_scaler.sources.gateways import GatewaysSource
 from keda_scaler.sources.kubernetes import ServiceDirectory
 from keda_scaler.sources.prometheus import PrometheusServer, PrometheusSource
-from prometheus_fake import FakePrometheus, success, vector
+from prometheus_fake import FakePrometheus, pinned, success, vector
 from prometheus_sink import RULES, reading, trigger_of, until
 from wake_fixtures import WakeNotebook
 
@@ -42,8 +42,8 @@ class OwnSeries:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         query, now = request.query["query"], time.time()
-        if query == "max(timestamp(up))":
-            return vector({}, now, now - 0.5)
+        if query.startswith("max(timestamp(up))"):
+            return success(pinned(now, now - 0.5))
         found = re.search(r'namespace="([^"]*)"', query)
         assert found, "every query is bound to one namespace"
         labels = {"namespace": found[1], "pod": "pod-0", "instance": "i:1", "job": self.job}

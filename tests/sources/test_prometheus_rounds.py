@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from keda_scaler.core.signals import Signal
 from keda_scaler.sources import promanswer, promrounds, promspaces
 from keda_scaler.sources.prometheus import PrometheusServer, PrometheusSource
-from prometheus_fake import FakePrometheus, hang, success, vector
+from prometheus_fake import FakePrometheus, hang, pinned, success
 from prometheus_sink import RULES, RememberingSink, reading, trigger_of, until
 
 NAMES = ("vllm:num_requests_waiting", "vllm:num_requests_running", "vllm:kv_cache_usage_perc")
@@ -45,8 +45,8 @@ class Fleet:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         query = request.query["query"]
         now = time.time()
-        if query == "max(timestamp(up))":
-            return vector({}, now, now - 0.5)
+        if query.startswith("max(timestamp(up))"):
+            return success(pinned(now, now - 0.5))
         asked = namespaces_of(query)
         found = [n for n in self.queues if self.careless or n in asked]
         if query.startswith("up{"):

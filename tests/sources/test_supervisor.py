@@ -26,7 +26,9 @@ class Told:
     def listed(self, replicas: Sequence[Replica], at: float) -> None:
         raise AssertionError
 
-    def polled(self, answers: Mapping[Replica, Answer], at: float) -> None:
+    def polled(
+        self, answers: Mapping[Replica, Answer], at: float, doubt: str | None = None
+    ) -> None:
         raise AssertionError
 
     def unlisted(self, reason: str) -> None:
