@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from keda_scaler import engines
 from keda_scaler.core.addresses import AddressRules
@@ -193,17 +194,19 @@ async def _pages(
 ) -> tuple[list[bytes], list[str]]:
     """Fetch pages; give them, and why others were not read."""
     pages = Pages(subject.rules, time.monotonic)
+    places = [(endpoint, url) for endpoint in endpoints for url in endpoint.urls]
     try:
         fetched = await asyncio.gather(
-            *(pages.fetch(endpoint.url) for endpoint in endpoints), return_exceptions=True
+            *(pages.fetch(url, endpoint.host) for endpoint, url in places), return_exceptions=True
         )
     finally:
         await pages.close()
     bodies: list[bytes] = []
     problems: list[str] = []
-    for endpoint, page in zip(endpoints, fetched, strict=True):
+    for (endpoint, url), page in zip(places, fetched, strict=True):
         if isinstance(page, SourceError):
-            problems.append(f"{endpoint.replica.name.partition('?')[0]}: {page}")
+            port = f" port {urlsplit(url).port}" if endpoint.further else ""
+            problems.append(f"{endpoint.replica.name.partition('?')[0]}{port}: {page}")
         elif isinstance(page, BaseException):
             raise page
         else:

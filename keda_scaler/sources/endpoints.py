@@ -110,7 +110,7 @@ def _follow(endpoints: Iterable[Endpoint], replicas: "dict[str, _Replica]", reac
     """Start to read new endpoints, stop to read those that are gone."""
     wanted = {endpoint.replica.name: endpoint for endpoint in endpoints}
     for name, replica in list(replicas.items()):
-        if name not in wanted or wanted[name].url != replica.endpoint.url:
+        if name not in wanted or not _is_at_same_place(wanted[name], replica.endpoint):
             replicas.pop(name).stop()
     for name, endpoint in wanted.items():
         if name not in replicas:
@@ -118,8 +118,12 @@ def _follow(endpoints: Iterable[Endpoint], replicas: "dict[str, _Replica]", reac
         replicas[name].update(endpoint)
 
 
+def _is_at_same_place(one: Endpoint, other: Endpoint) -> bool:
+    return (one.urls, one.host) == (other.urls, other.host)
+
+
 class _Replica:
-    """One replica of one target, from one poll of its page to the next."""
+    """One replica of one target, from one poll of its pages to the next."""
 
     def __init__(self, endpoint: Endpoint, reach: _Reach) -> None:
         self.endpoint = endpoint
@@ -129,7 +133,7 @@ class _Replica:
         self._asking: asyncio.Task[None] | None = None
         """Asks for the GPUs of the scaler's own node; None: that was never needed."""
         self._leave = contextlib.ExitStack()
-        self._leave.enter_context(reach.pages.follow(endpoint.url, trigger, self._take))
+        self._leave.enter_context(reach.pages.follow(endpoint, trigger, self._take))
 
     def stop(self) -> None:
         """Read it no more."""
@@ -140,7 +144,7 @@ class _Replica:
     def update(self, endpoint: Endpoint) -> None:
         """Take a new state of the endpoint; one that becomes ready is read at once."""
         if endpoint.replica.ready and not self.endpoint.replica.ready:
-            self._reach.pages.hurry(endpoint.url)
+            self._reach.pages.hurry(endpoint)
         self.endpoint = endpoint
 
     def _take(self, seen: Seen | SourceError) -> None:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -170,8 +171,8 @@ class Pages:
         await self._session.close()
         await self._resolver.close()
 
-    async def fetch(self, url: str) -> Fetched:
-        """Fetch a page.
+    async def fetch(self, url: str, host: str | None = None) -> Fetched:
+        """Fetch a page; with a `host` from a server that is called so, wherever the URL leads.
 
         Raises:
             SourceError: when it could not be read.
@@ -180,7 +181,12 @@ class Pages:
         async with self._places.taken():
             at, unix = self._clock(), self._wall_clock()
             try:
-                async with self._session.get(url, allow_redirects=False) as response:
+                async with self._session.get(
+                    url,
+                    headers=None if host is None else {"Host": host},
+                    server_hostname=None if host is None else urlsplit(f"//{host}").hostname,
+                    allow_redirects=False,
+                ) as response:
                     if response.status != 200:
                         raise PageError(f"the page answers HTTP {response.status}")
                     body, age = await _body(response), _cached_seconds(response)
