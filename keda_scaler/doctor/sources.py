@@ -24,6 +24,7 @@ from keda_scaler.errors import SourceError
 from keda_scaler.sources.endpoints import EndpointsSource
 from keda_scaler.sources.gateways import GatewaysSource
 from keda_scaler.sources.kubernetes import Endpoint, ServiceDirectory, judged
+from keda_scaler.sources.names import NamedPages, Names
 from keda_scaler.sources.pages import Pages
 from keda_scaler.sources.promapi import Prometheus, PrometheusServer
 from keda_scaler.sources.prometheus import PrometheusSource
@@ -167,7 +168,7 @@ async def _from_pages(subject: Subject) -> AsyncGenerator[Check, None]:
 async def _endpoints(subject: Subject) -> tuple[Endpoint, ...] | Missing:
     trigger = subject.trigger
     if trigger.service is None:
-        return tuple(Endpoint(Replica(url), url) for url in trigger.endpoints)
+        return await _named(subject)
     path = trigger.path or engines.path(trigger.engine)
     async with subject.directory.follow(subject.namespace) as view:
         with contextlib.suppress(TimeoutError):
@@ -179,9 +180,20 @@ async def _endpoints(subject: Subject) -> tuple[Endpoint, ...] | Missing:
     return listing if isinstance(listing, Missing) else listing.endpoints
 
 
+async def _named(subject: Subject) -> tuple[Endpoint, ...] | Missing:
+    names = Names(subject.rules)
+    try:
+        listing = await NamedPages(names, subject.trigger, time.monotonic).listing()
+    finally:
+        await names.close()
+    return listing if isinstance(listing, Missing) else listing.endpoints
+
+
 def _why_no_list(reason: str) -> str:
     if "port" in reason:
         return "give `port`: the name or the number of the port with the metrics page"
+    if "resolve" in reason:
+        return "does the name exist where the scaler runs, and is every address of it allowed?"
     if "does it exist" in reason:
         return "is `service` spelled right, in the ScaledObject's namespace, with a selector?"
     if "not allowed" in reason and "address" in reason:
