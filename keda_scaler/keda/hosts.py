@@ -9,8 +9,11 @@ _CLUSTER = "svc"
 
 
 def host_of(url: str) -> str:
-    """Give the host of a URL, without a dot at its end."""
-    return (urlsplit(url).hostname or "").rstrip(".")
+    """Give the host of a URL, without a dot at its end; empty where there is none."""
+    try:
+        return (urlsplit(url.strip()).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
 
 
 def service_of(host: str) -> tuple[str, str] | None:
@@ -20,7 +23,7 @@ def service_of(host: str) -> tuple[str, str] | None:
     name of one pod (POD.SERVICE.NAMESPACE.svc) is none.
     """
     labels = host.split(".")
-    if is_address(host) or host == "localhost":
+    if not host or is_address(host) or host == "localhost":
         return None
     if len(labels) <= 2 or labels[2] == _CLUSTER:
         return labels[0], labels[1] if len(labels) > 1 else ""
