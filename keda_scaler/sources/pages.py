@@ -53,8 +53,6 @@ IDLE_SECONDS = 75.0
 """How long a connection is kept open between two polls; the next poll is seldom later."""
 
 
-_NOT_ALLOWED = "resolves to an address that is not allowed"
-
 _Found = Sequence[tuple[int, int, int, str, tuple[Any, ...]]]
 """What `getaddrinfo` gives: family, type, protocol, canonical name and address of each."""
 
@@ -87,7 +85,7 @@ class CheckedResolver(AbstractResolver):
             if self._rules.allows_resolved(host, str(address[0]))
         ]
         if not allowed:
-            raise OSError(None, f"{host} {_NOT_ALLOWED}")
+            raise OSError(None, f"{host} resolves to an address that is not allowed")
         return allowed
 
     async def addresses(self, host: str) -> frozenset[str]:
@@ -102,7 +100,7 @@ class CheckedResolver(AbstractResolver):
         by_ipv4 = [address for family, *_, address in found if family == socket.AF_INET]
         addresses = {str(each[0]) for each in by_ipv4 or [address for *_, address in found]}
         if not all(self._rules.allows_resolved(host, address) for address in addresses):
-            raise SourceError(f"{host} {_NOT_ALLOWED}")
+            raise SourceError(f"{host} resolves to an address that is not allowed")
         return frozenset(addresses)
 
     async def _look_up(
