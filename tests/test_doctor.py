@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from doctor_scene import BUSY, HPA, Scene, condition, manifest, scene, settings
+from hostile_servers import NAME, resolving
 from keda_scaler.doctor import examine as examining
 from keda_scaler.doctor import scaler as calling
 from keda_scaler.doctor.checks import Check, Status, exit_code, fail, ok, plain, skipped, warn
@@ -338,6 +339,38 @@ async def test_endpoints_of_the_trigger() -> None:
     assert checks["kubernetes"] == ok("kubernetes", "reachable; no trigger names a Service")
     assert "--allow-address" in alone["trigger 0"].says
     assert "hush" not in str(checks)
+
+
+@pytest.mark.blocks("the resolver is replaced by one that answers at once")
+async def test_names_of_the_trigger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each address is one; a name that has one which is not allowed gives no list."""
+    async with scene() as it:
+        it.trigger = {"endpoints": it.page.url.replace("127.0.0.1", NAME)}
+        with resolving(monkeypatch, ["127.0.0.1", "127.0.0.1"]):
+            known = await it.checks()
+        with resolving(monkeypatch, ["127.0.0.1", "169.254.1.1"]):
+            refused = await it.checks()
+    assert known["endpoints"] == ok("endpoints", "1 in the trigger")
+    assert known["engine"].status is Status.OK
+    assert refused["endpoints"].says == f"{NAME} resolves to an address that is not allowed"
+    assert "every address" in refused["endpoints"].then
+
+
+async def test_several_ports() -> None:
+    """All pages of a pod are one replica; the one that is not read is named by its port."""
+    async with scene() as it:
+        port = int(it.page.address.rpartition(":")[2])
+        pod = {"addresses": ["127.0.0.1"], "targetRef": {"kind": "Pod", "name": "llama-0"}}
+        ports = [{"name": "rank-0", "port": port}, {"name": "rank-1", "port": 1}]
+        content = {"addressType": "IPv4", "ports": ports, "endpoints": [pod]}
+        it.cluster.delete_service("models", "llama")
+        it.cluster.put_slice("models", "llama", "llama-1", content)
+        it.trigger = {"service": "llama", "port": "rank-0,rank-1"}
+        checks = await it.checks()
+    assert checks["endpoints"] == ok("endpoints", "1 of 1 ready")
+    assert checks["page"].status is Status.WARN
+    assert "1 not read: llama-0 port 1: cannot connect" in checks["page"].says
+    assert "port 1: cannot connect" in checks["engine"].says
 
 
 async def test_several_triggers() -> None:

@@ -28,6 +28,7 @@ from keda_scaler.core.values import (
     parse_endpoints,
     parse_path,
     parse_port,
+    parse_ports,
     parse_query,
     parse_server_address,
     parse_wake_service,
@@ -105,8 +106,10 @@ class Trigger(BaseModel):
     service: Annotated[str, text("the name of a Service")] | None = None
     """Kubernetes Service in the ScaledObject's own namespace."""
 
-    port: Annotated[str, BeforeValidator(parse_port)] | None = None
-    """Port of the endpoints; None: the one named `metrics`, else `http`, else the only one."""
+    port: Annotated[str, BeforeValidator(parse_ports)] | None = None
+    """Port of the endpoints; None: the one named `metrics`, else `http`, else the only one.
+
+    With several (`ports_of` takes them apart) a replica has a page at each."""
 
     path: Annotated[str, BeforeValidator(parse_path)] | None = None
     """Path of the metrics page; None: the engine's, else /metrics."""

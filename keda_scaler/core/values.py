@@ -16,6 +16,9 @@ from keda_scaler.core.promql import bind
 MAX_ENDPOINTS = 64
 """Static endpoints in one trigger."""
 
+MAX_PORTS = 64
+"""Ports of one replica in one trigger."""
+
 MAX_QUERY = 4096
 """Characters of a query in a trigger."""
 
@@ -116,15 +119,47 @@ def _is_plain(given: str) -> bool:
     return given.isascii() and given.isprintable() and not set(given) & set('# \\"<>')
 
 
+_PORT = "the name of a port of the Service, or a number from 1 to 65535"
+
+
 def parse_port(raw: Any) -> str:
     """Accept the name or the number of a port."""
     given = str(raw).strip()
+    if not _is_port(given):
+        raise ValueError(_PORT)
+    return given
+
+
+def _is_port(given: str) -> bool:
     if given.isdecimal():
-        if 1 <= int(given) <= 65535:
-            return given
-    elif given and len(given) <= 63:
-        return given
-    raise ValueError("the name of a port of the Service, or a number from 1 to 65535")
+        return len(given) <= 5 and 1 <= int(given) <= 65535
+    is_name = not set(given) <= set("0123456789-") and not set(given) & set(", ")
+    return is_name and len(given) <= 63
+
+
+def parse_ports(raw: Any) -> str:
+    """Accept one port, or those of all engines of one replica."""
+    given = str(raw).strip()
+    ports = ports_of(given)
+    if len(ports) > MAX_PORTS or not all(map(_is_port, ports)):
+        raise ValueError(f"{_PORT}; several with commas or as FIRST-LAST, at most {MAX_PORTS}")
+    return given
+
+
+def ports_of(given: str) -> tuple[str, ...]:
+    """Give each port that a trigger's `port` names, once; of a range no more than one too many."""
+    found: list[str] = []
+    for part in given.split(","):
+        span = _RANGE.fullmatch(part.strip())
+        first, last = map(int, span.groups()) if span else (1, 0)
+        if first <= last:
+            found += map(str, range(first, min(last, first + MAX_PORTS) + 1))
+        else:
+            found.append(part.strip())
+    return tuple(dict.fromkeys(found))
+
+
+_RANGE = re.compile(r"([0-9]{1,5})\s*-\s*([0-9]{1,5})")
 
 
 def parse_url(text: str) -> SplitResult:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from keda_scaler import engines
 from keda_scaler.core.addresses import AddressRules
@@ -23,6 +24,7 @@ from keda_scaler.errors import SourceError
 from keda_scaler.sources.endpoints import EndpointsSource
 from keda_scaler.sources.gateways import GatewaysSource
 from keda_scaler.sources.kubernetes import Endpoint, ServiceDirectory, judged
+from keda_scaler.sources.names import NamedPages, Names
 from keda_scaler.sources.pages import Pages
 from keda_scaler.sources.promapi import Prometheus, PrometheusServer
 from keda_scaler.sources.prometheus import PrometheusSource
@@ -171,7 +173,7 @@ async def _from_pages(subject: Subject) -> AsyncGenerator[Check, None]:
 async def _endpoints(subject: Subject) -> tuple[Endpoint, ...] | Missing:
     trigger = subject.trigger
     if trigger.service is None:
-        return tuple(Endpoint(Replica(url), url) for url in trigger.endpoints)
+        return await _named(subject)
     path = trigger.path or engines.path(trigger.engine)
     async with subject.directory.follow(subject.namespace) as view:
         with contextlib.suppress(TimeoutError):
@@ -183,9 +185,20 @@ async def _endpoints(subject: Subject) -> tuple[Endpoint, ...] | Missing:
     return listing if isinstance(listing, Missing) else listing.endpoints
 
 
+async def _named(subject: Subject) -> tuple[Endpoint, ...] | Missing:
+    names = Names(subject.rules)
+    try:
+        listing = await NamedPages(names, subject.trigger, time.monotonic).listing()
+    finally:
+        await names.close()
+    return listing if isinstance(listing, Missing) else listing.endpoints
+
+
 def _why_no_list(reason: str) -> str:
     if "port" in reason:
         return "give `port`: the name or the number of the port with the metrics page"
+    if "resolve" in reason:
+        return "does the name exist where the scaler runs, and is every address of it allowed?"
     if "does it exist" in reason:
         return "is `service` spelled right, in the ScaledObject's namespace, with a selector?"
     if "not allowed" in reason and "address" in reason:
@@ -198,17 +211,19 @@ async def _pages(
 ) -> tuple[list[bytes], list[str]]:
     """Fetch pages; give them, and why others were not read."""
     pages = Pages(subject.rules, time.monotonic)
+    places = [(endpoint, url) for endpoint in endpoints for url in endpoint.urls]
     try:
         fetched = await asyncio.gather(
-            *(pages.fetch(endpoint.url) for endpoint in endpoints), return_exceptions=True
+            *(pages.fetch(url, endpoint.host) for endpoint, url in places), return_exceptions=True
         )
     finally:
         await pages.close()
     bodies: list[bytes] = []
     problems: list[str] = []
-    for endpoint, page in zip(endpoints, fetched, strict=True):
+    for (endpoint, url), page in zip(places, fetched, strict=True):
         if isinstance(page, SourceError):
-            problems.append(f"{endpoint.replica.name.partition('?')[0]}: {page}")
+            port = f" port {urlsplit(url).port}" if endpoint.further else ""
+            problems.append(f"{endpoint.replica.name.partition('?')[0]}{port}: {page}")
         elif isinstance(page, BaseException):
             raise page
         else:

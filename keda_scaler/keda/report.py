@@ -1,6 +1,6 @@
 """What one probe found: the verdict per trigger, and what KEDA and the HPA would make of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -8,8 +8,10 @@ from typing import Any
 import grpc
 
 from keda_scaler.core.names import REPORTS
+from keda_scaler.core.values import SHOWN
 from keda_scaler.keda.client import Failure, MetricResult, TriggerResult
 from keda_scaler.keda.cluster import Cluster, hpa_metrics, situation_of
+from keda_scaler.keda.hosts import host_of, service_of
 from keda_scaler.keda.hpa import Blocked, Pods, recommend
 from keda_scaler.keda.scaledobject import KedaTrigger, ScaledObject
 from keda_scaler.keda.scaling import Decision, decide
@@ -143,6 +145,7 @@ def _notes(scaled_object: ScaledObject, results: Sequence[TriggerResult]) -> lis
             "WARNING: nothing can wake it: with no replica no trigger knows of requests; "
             "give wakeFrom, or minReplicaCount 1"
         )
+    notes += _hidden_replicas(scaled_object)
     for result in results:
         dropped = [key for key in result.trigger.metadata if key.endswith("FromEnv")]
         if dropped:
@@ -155,6 +158,19 @@ def _notes(scaled_object: ScaledObject, results: Sequence[TriggerResult]) -> lis
         notes += [f"trigger {index}: WARNING: {text}" for text in result.remarks("warning")]
         notes += [note for metric in result.metrics if (note := _note_on(metric))]
     return notes
+
+
+def _hidden_replicas(scaled_object: ScaledObject) -> Iterator[str]:
+    """Warn of one address that stands for several pods, as far as a name shows it."""
+    for trigger in scaled_object.external_triggers:
+        urls = trigger.metadata.get("endpoints", "").split(",")
+        for host in dict.fromkeys(map(host_of, urls)):
+            if service_of(host) is not None:
+                yield (
+                    f"trigger {trigger.index}: WARNING: endpoints: {host[:SHOWN]} reads as the "
+                    "name of a Service; unless that is headless one pod passes for all of them: "
+                    "use service"
+                )
 
 
 def _is_deaf(scaled_object: ScaledObject, results: Sequence[TriggerResult]) -> bool:

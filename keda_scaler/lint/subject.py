@@ -1,10 +1,11 @@
 """The subject: one ScaledObject, read as KEDA and the scaler read it, and what stands beside it."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.trigger import KEDA_KEYS, Accepts, Trigger, parse_trigger
@@ -46,17 +47,86 @@ class Neighbours:
     named: Mapping[tuple[str, str, str], Document]
     """All objects, by namespace, kind and name."""
 
+    readers: Mapping[tuple[str, str], tuple[Document, ...]]
+    """ScaledObjects, by namespace and the Service that a trigger of theirs names."""
+
+    templates: Mapping[str, tuple[Document, ...]]
+    """What has a template of pods with labels, by namespace."""
+
+    fronts: Mapping[str, Document]
+    """What stands in front of others, by the hosts that it answers for, wildcards as given."""
+
     @classmethod
     def of(cls, documents: Iterable[Document]) -> "Neighbours":
         """Sort the objects of the input."""
-        scalers: dict[tuple[str, str, str], list[Document]] = {}
+        scalers: defaultdict[tuple[str, str, str], list[Document]] = defaultdict(list)
         named: dict[tuple[str, str, str], Document] = {}
+        readers: defaultdict[tuple[str, str], list[Document]] = defaultdict(list)
+        templates: defaultdict[str, list[Document]] = defaultdict(list)
+        fronts: dict[str, Document] = {}
         for document in documents:
             named[document.namespace, document.kind, document.name] = document
             target = scale_target(document)
             if target is not None:
-                scalers.setdefault(target, []).append(document)
-        return cls({target: tuple(found) for target, found in scalers.items()}, named)
+                scalers[target].append(document)
+            for service in _services(document):
+                readers[document.namespace, service].append(document)
+            if pod_labels(document):
+                templates[document.namespace].append(document)
+            fronts |= dict.fromkeys(_hosts(document), document)
+        return cls(_frozen(scalers), named, _frozen(readers), _frozen(templates), fronts)
+
+
+_K = TypeVar("_K")
+
+
+def _frozen(found: Mapping[_K, list[Document]]) -> dict[_K, tuple[Document, ...]]:
+    return {key: tuple(documents) for key, documents in found.items()}
+
+
+def _listed(raw: Any, *keys: str | int) -> list[Any]:
+    found = value_at(raw, *keys)
+    return found if isinstance(found, list) else []
+
+
+def _services(document: Document) -> set[str]:
+    """Give the Services that the external triggers of a ScaledObject name."""
+    if document.kind != "ScaledObject":
+        return set()
+    return {
+        text_at(trigger, "metadata", "service")
+        for trigger in _listed(document.raw, "spec", "triggers")
+        if text_at(trigger, "type").startswith("external")
+    } - {""}
+
+
+def pod_labels(document: Document) -> Mapping[str, Any]:
+    """Give the labels of the pods that a workload makes; empty: it makes none."""
+    found = value_at(document.raw, "spec", "template", "metadata", "labels")
+    return found if isinstance(found, dict) else {}
+
+
+def _hosts(document: Document) -> set[str]:
+    """Give the hosts that an Ingress, a route or a gateway answers for."""
+    spec = value_at(document.raw, "spec")
+    match document.kind:
+        case "Ingress":
+            found = [value_at(rule, "host") for rule in _listed(spec, "rules")]
+        case "HTTPRoute" | "GRPCRoute" | "TLSRoute":
+            found = _listed(spec, "hostnames")
+        case "Gateway":  # the Gateway API's, and Istio's
+            found = [value_at(listener, "hostname") for listener in _listed(spec, "listeners")]
+            found += [
+                host for server in _listed(spec, "servers") for host in _listed(server, "hosts")
+            ]
+        case "VirtualService":
+            found = _listed(spec, "hosts")
+        case "Route":
+            found = [value_at(spec, "host")]
+        case _:
+            found = []
+    # Istio's may have a namespace in front.
+    return {host.rpartition("/")[2].lower() for host in found if isinstance(host, str)} - {"", "*"}
 
 
 def scale_target(document: Document) -> tuple[str, str, str] | None:

@@ -1,4 +1,4 @@
-"""Endpoints: metrics pages read directly, from a static list or from behind a Service.
+"""Endpoints: metrics pages read directly, from a list of URLs or from behind a Service.
 
 Every page has a reader of its own, so one that hangs delays no other; all targets share it. It
 polls with jitter and backs off when its page fails; a replica that becomes ready is read at once.
@@ -6,22 +6,21 @@ polls with jitter and backs off when its page fails; a replica that becomes read
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 
 from keda_scaler import engines
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.readings import Engine, Lacking, Missing, Readings, Replica
+from keda_scaler.core.readings import Engine, Lacking, Missing, Readings
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
-from keda_scaler.core.values import without_query
 from keda_scaler.engines.samples import Sample
 from keda_scaler.errors import SourceError
-from keda_scaler.sources.enginepages import EnginePages, Seen
+from keda_scaler.sources.enginepages import EnginePages, Seen, pause
 from keda_scaler.sources.kubernetes import Endpoint, Listing, ServiceDirectory, judged
 from keda_scaler.sources.localgpus import LocalGpus
+from keda_scaler.sources.names import NamedPages, Names
 from keda_scaler.sources.sink import Clock, Recorder, Sink
 
 
@@ -52,6 +51,7 @@ class EndpointsSource:
         self._clock = clock
         self._pages = EnginePages(rules, record, clock)
         self._gpus = LocalGpus(clock)
+        self._names = Names(rules)
 
     async def run(self, namespace: str, trigger: Trigger, sink: Sink) -> None:
         """Read for one target until cancelled."""
@@ -75,42 +75,44 @@ class EndpointsSource:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._pages.aclose()
+        await self._names.close()
         await self._gpus.aclose()
 
-    async def _listings(
+    def _listings(
         self, namespace: str, trigger: Trigger
     ) -> AsyncGenerator[Listing | Missing, None]:
-        """Give the list of replicas; of a Service also when it changes, and at every poll."""
+        """Give the list of replicas when it changes, and at every poll."""
         if trigger.service is None:
-            # The trigger's own list is true as long as there is the trigger.
-            yield Listing(_static(trigger.endpoints), math.inf)
-            await asyncio.Event().wait()
-            return
+            return self._named(trigger)
+        return self._behind(trigger.service, namespace, trigger)
+
+    async def _named(self, trigger: Trigger) -> AsyncGenerator[Listing | Missing, None]:
+        pages, failures = NamedPages(self._names, trigger, self._clock), 0
+        while True:
+            listing = await pages.listing()
+            yield listing
+            if pages.is_fixed:
+                await asyncio.Event().wait()
+            failures = failures + 1 if isinstance(listing, Missing) else 0
+            await asyncio.sleep(pause(trigger.poll_seconds, failures))
+
+    async def _behind(
+        self, service: str, namespace: str, trigger: Trigger
+    ) -> AsyncGenerator[Listing | Missing, None]:
         path = trigger.path or engines.path(trigger.engine)
         async with self._directory.follow(namespace) as view:
             while True:
                 if view.was_tried:
-                    listing = view.endpoints(trigger.service, trigger.port, path)
+                    listing = view.endpoints(service, trigger.port, path)
                     yield judged(listing, self._rules.allows_listed)
                 await view.changed(trigger.poll_seconds)
-
-
-def _static(urls: Iterable[str]) -> tuple[Endpoint, ...]:
-    """Name each page of a static list by its URL; those that differ by their query, by a number."""
-    pages: dict[str, str] = {}
-    for url in urls:
-        name = bare = without_query(url)
-        if name in pages:
-            name = f"{bare} ({len(pages) + 1})"
-        pages[name] = url
-    return tuple(Endpoint(Replica(name), url) for name, url in pages.items())
 
 
 def _follow(endpoints: Iterable[Endpoint], replicas: "dict[str, _Replica]", reach: _Reach) -> None:
     """Start to read new endpoints, stop to read those that are gone."""
     wanted = {endpoint.replica.name: endpoint for endpoint in endpoints}
     for name, replica in list(replicas.items()):
-        if name not in wanted or wanted[name].url != replica.endpoint.url:
+        if name not in wanted or not _is_at_same_place(wanted[name], replica.endpoint):
             replicas.pop(name).stop()
     for name, endpoint in wanted.items():
         if name not in replicas:
@@ -118,8 +120,12 @@ def _follow(endpoints: Iterable[Endpoint], replicas: "dict[str, _Replica]", reac
         replicas[name].update(endpoint)
 
 
+def _is_at_same_place(one: Endpoint, other: Endpoint) -> bool:
+    return (one.urls, one.host) == (other.urls, other.host)
+
+
 class _Replica:
-    """One replica of one target, from one poll of its page to the next."""
+    """One replica of one target, from one poll of its pages to the next."""
 
     def __init__(self, endpoint: Endpoint, reach: _Reach) -> None:
         self.endpoint = endpoint
@@ -129,7 +135,7 @@ class _Replica:
         self._asking: asyncio.Task[None] | None = None
         """Asks for the GPUs of the scaler's own node; None: that was never needed."""
         self._leave = contextlib.ExitStack()
-        self._leave.enter_context(reach.pages.follow(endpoint.url, trigger, self._take))
+        self._leave.enter_context(reach.pages.follow(endpoint, trigger, self._take))
 
     def stop(self) -> None:
         """Read it no more."""
@@ -140,7 +146,7 @@ class _Replica:
     def update(self, endpoint: Endpoint) -> None:
         """Take a new state of the endpoint; one that becomes ready is read at once."""
         if endpoint.replica.ready and not self.endpoint.replica.ready:
-            self._reach.pages.hurry(endpoint.url)
+            self._reach.pages.hurry(endpoint)
         self.endpoint = endpoint
 
     def _take(self, seen: Seen | SourceError) -> None:

@@ -1,14 +1,17 @@
 """Pages of engines, each fetched and parsed once for all targets that read it."""
 
+import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 from keda_scaler import engines
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.readings import Engine, Lacking, Missing, Readings
+from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.core.values import without_query
 from keda_scaler.engines.devices import DeviceReadings, device_readings
@@ -18,6 +21,7 @@ from keda_scaler.errors import PageError, SourceError
 from keda_scaler.sources.pages import Fetched, Pages
 from keda_scaler.sources.polls import Follower, Manner, Polls
 from keda_scaler.sources.sink import Clock, Recorder
+from keda_scaler.sources.slices import Endpoint
 
 MAX_BACKOFF_SECONDS = 15.0
 """Longest pause after failures: a replica that answers again is noticed within this."""
@@ -136,21 +140,71 @@ def _tried(page: Fetched, names: Names) -> Samples | SourceError:
         return error
 
 
+class Together:
+    """What all pages of one replica say: each is of engines that the others know nothing of."""
+
+    def __init__(self, pages: Mapping[str, Page]) -> None:
+        """`pages` has them by their ports."""
+        self._pages = pages
+
+    def seen(self, trigger: Trigger) -> Seen:
+        """Read them as a trigger wants it. What one does not say the replica does not say.
+
+        Raises:
+            SourceError: when one cannot be read.
+
+        """
+        lacking: dict[Signal, Missing] = {}
+        samples: list[Sample] = []
+        for port, page in self._pages.items():
+            try:
+                seen = page.seen(trigger)
+            except SourceError as error:
+                raise _of_port(port, error) from error
+            samples += (
+                Sample(it.name, {**it.labels, _PORT: port}, it.number, it.at) for it in seen.samples
+            )
+            for signal, reading in seen.readings.items():
+                if isinstance(reading, Missing) and signal not in _of_devices(trigger):
+                    lacking[signal] = Missing(f"port {port}: {reading.reason}")
+        gpus = device_readings(samples)
+        readings, engine = engines.read(samples, trigger, gpus)
+        return Seen(tuple(samples), gpus, {**readings, **lacking}, engine)
+
+
+_PORT = "__port__"
+"""Label by which series of several pages differ; no page can print it."""
+
+
+def _of_port(port: str, error: SourceError) -> SourceError:
+    return type(error)(f"port {port}: {error}")
+
+
+def _of_devices(trigger: Trigger) -> Collection[Signal]:
+    """Give the signals that come from GPUs, which one page may name for all."""
+    by_memory = trigger.gpu_memory_source == "device"
+    return {Signal.GPU_UTILIZATION, *((Signal.GPU_MEMORY_PRESSURE,) if by_memory else ())}
+
+
+_Key = tuple[tuple[str, ...], str | None]
+"""What is read together: pages, and what their host is to be called."""
+
+
 class EnginePages:
     """All pages that targets read."""
 
     def __init__(self, rules: AddressRules, record: Recorder, clock: Clock) -> None:
         self._pages = Pages(rules, clock)
-        self._polls: Polls[Page] = Polls(record, clock, _MANNER)
-        self._wanted: dict[str, Counter[Names]] = {}
+        self._polls: Polls[Page | Together] = Polls(record, clock, _MANNER)
+        self._wanted: dict[_Key, Counter[Names]] = {}
 
     @contextlib.contextmanager
     def follow(
-        self, url: str, trigger: Trigger, tell: Callable[[Seen | SourceError], None]
+        self, endpoint: Endpoint, trigger: Trigger, tell: Callable[[Seen | SourceError], None]
     ) -> Iterator[None]:
-        """Tell what a page says at each poll, while inside."""
+        """Tell what the pages of a replica say at each poll, while inside."""
 
-        def told(answer: Page | SourceError) -> None:
+        def told(answer: Page | Together | SourceError) -> None:
             try:
                 seen = answer if isinstance(answer, SourceError) else answer.seen(trigger)
             except SourceError as error:
@@ -158,13 +212,14 @@ class EnginePages:
             tell(seen)
 
         names = names_of(trigger)
-        wanted = self._wanted.setdefault(url, Counter())
+        key = endpoint.urls, endpoint.host
+        wanted = self._wanted.setdefault(key, Counter())
         is_new = names not in wanted
         wanted[names] += 1
         follower = Follower(None, trigger.poll_seconds, told)
         try:
             with self._polls.follow(
-                url, without_query(url), self._reader(url), follower, anew=is_new
+                key, without_query(endpoint.url), self._reader(key), follower, anew=is_new
             ):
                 yield
         finally:
@@ -172,20 +227,34 @@ class EnginePages:
             if not wanted[names]:
                 del wanted[names]
             if not wanted:
-                del self._wanted[url]
+                del self._wanted[key]
 
-    def hurry(self, url: str) -> None:
-        """Have a page read at once that somebody follows."""
-        self._polls.hurry(url)
+    def hurry(self, endpoint: Endpoint) -> None:
+        """Have the pages of a replica read at once that somebody follows."""
+        self._polls.hurry((endpoint.urls, endpoint.host))
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._polls.aclose()
         await self._pages.close()
 
-    def _reader(self, url: str) -> Callable[[], Awaitable[Page]]:
-        async def read() -> Page:
-            page = await self._pages.fetch(url)
-            return Page(page, tuple(self._wanted[url]))
+    def _reader(self, key: _Key) -> Callable[[], Awaitable[Page | Together]]:
+        urls, host = key
 
-        return read
+        async def read_one(url: str) -> Page:
+            page = await self._pages.fetch(url, host)
+            return Page(page, tuple(self._wanted[key]))
+
+        async def read_all() -> Together:
+            answers = await asyncio.gather(*map(read_one, urls), return_exceptions=True)
+            pages: dict[str, Page] = {}
+            for url, answer in zip(urls, answers, strict=True):
+                port = str(urlsplit(url).port)
+                if isinstance(answer, SourceError):
+                    raise _of_port(port, answer)
+                if isinstance(answer, BaseException):
+                    raise answer
+                pages[port] = answer
+            return Together(pages)
+
+        return read_all if len(urls) > 1 else lambda: read_one(urls[0])

@@ -10,11 +10,13 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -51,6 +53,10 @@ IDLE_SECONDS = 75.0
 """How long a connection is kept open between two polls; the next poll is seldom later."""
 
 
+_Found = Sequence[tuple[int, int, int, str, tuple[Any, ...]]]
+"""What `getaddrinfo` gives: family, type, protocol, canonical name and address of each."""
+
+
 class CheckedResolver(AbstractResolver):
     """Resolves names, and refuses addresses that the settings do not allow.
 
@@ -66,9 +72,6 @@ class CheckedResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Resolve a name to the addresses that may be connected to."""
-        kind, flags = socket.SOCK_STREAM, socket.AI_ADDRCONFIG
-        look_up = partial(socket.getaddrinfo, host, port, family, kind, flags=flags)
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
         allowed = [
             ResolveResult(
                 hostname=host,
@@ -78,12 +81,34 @@ class CheckedResolver(AbstractResolver):
                 proto=proto,
                 flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
             )
-            for found_family, _, proto, _, address in found
+            for found_family, _, proto, _, address in await self._look_up(host, port, family)
             if self._rules.allows_resolved(host, str(address[0]))
         ]
         if not allowed:
             raise OSError(None, f"{host} resolves to an address that is not allowed")
         return allowed
+
+    async def addresses(self, host: str) -> frozenset[str]:
+        """Give every address of a name; of one that has IPv4 addresses these.
+
+        Raises:
+            OSError, ValueError: when it has none.
+            SourceError: when one of them may not be connected to.
+
+        """
+        found = await self._look_up(host)
+        by_ipv4 = [address for family, *_, address in found if family == socket.AF_INET]
+        addresses = {str(each[0]) for each in by_ipv4 or [address for *_, address in found]}
+        if not all(self._rules.allows_resolved(host, address) for address in addresses):
+            raise SourceError(f"{host} resolves to an address that is not allowed")
+        return frozenset(addresses)
+
+    async def _look_up(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> _Found:
+        kind, flags = socket.SOCK_STREAM, socket.AI_ADDRCONFIG
+        look_up = partial(socket.getaddrinfo, host, port, family, kind, flags=flags)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
 
     async def close(self) -> None:
         """Close the resolver; a name that is being looked up keeps its thread."""
@@ -170,8 +195,8 @@ class Pages:
         await self._session.close()
         await self._resolver.close()
 
-    async def fetch(self, url: str) -> Fetched:
-        """Fetch a page.
+    async def fetch(self, url: str, host: str | None = None) -> Fetched:
+        """Fetch a page; with a `host` from a server that is called so, wherever the URL leads.
 
         Raises:
             SourceError: when it could not be read.
@@ -180,7 +205,12 @@ class Pages:
         async with self._places.taken():
             at, unix = self._clock(), self._wall_clock()
             try:
-                async with self._session.get(url, allow_redirects=False) as response:
+                async with self._session.get(
+                    url,
+                    headers=None if host is None else {"Host": host},
+                    server_hostname=None if host is None else urlsplit(f"//{host}").hostname,
+                    allow_redirects=False,
+                ) as response:
                     if response.status != 200:
                         raise PageError(f"the page answers HTTP {response.status}")
                     body, age = await _body(response), _cached_seconds(response)

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from keda_scaler.core.readings import Missing, Replica
+from keda_scaler.core.values import ports_of
 from keda_scaler.errors import SourceError
 
 MAX_ENDPOINTS = 1_000
@@ -32,6 +33,17 @@ class Endpoint:
     replica: Replica
     url: str
     """`http://address:port/path`, an IPv6 address in brackets."""
+
+    further: tuple[str, ...] = ()
+    """The same of its other ports, if it has a page at each of several."""
+
+    host: str | None = None
+    """What it is to be called, with the port if one is given; None: as the URL does."""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All its pages."""
+        return self.url, *self.further
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +172,8 @@ def resolve(
 ) -> tuple[Endpoint, ...] | Missing:
     """Turn a Service's slices into endpoints: all of them, or the reason why not.
 
-    A replica whose port is not known makes the list unknown: leaving it out would hide its work.
+    `port` is as in a trigger: with several a replica has a page at each. A replica of which one is
+    not known makes the list unknown: leaving it out would hide its work.
     """
     parts = list(slices)
     members = _members(part for part in parts if part.family != "FQDN")
@@ -168,15 +181,21 @@ def resolve(
         return Missing(f"Service {service} has host names for endpoints, which are not read")
     if len(members) > MAX_ENDPOINTS:
         return Missing(f"Service {service} has more than {MAX_ENDPOINTS} endpoints")
-    numbers = {part.name: _find_port(part.ports, port) for part, _ in members}
+    wanted: tuple[str | None, ...] = (None,) if port is None else ports_of(port)
+    numbers = {
+        part.name: {each: _find_port(part.ports, each) for each in wanted} for part, _ in members
+    }
     endpoints = []
     for part, member in members:
-        number = numbers[part.name]
-        if number is None:
-            return Missing(_explain_port(service, part.ports, port))
+        for each, number in numbers[part.name].items():
+            if number is None:
+                return Missing(_explain_port(service, part.ports, each))
         host = f"[{member.address}]" if part.family == "IPv6" else member.address
         replica = Replica(member.name, ready=member.ready, terminating=member.terminating)
-        endpoints.append(Endpoint(replica, f"http://{host}:{number}{path}"))
+        # A port by its name and by its number is one page.
+        first, *others = dict.fromkeys(numbers[part.name].values())
+        urls = (f"http://{host}:{number}{path}" for number in others)
+        endpoints.append(Endpoint(replica, f"http://{host}:{first}{path}", tuple(urls)))
     return tuple(endpoints)
 
 

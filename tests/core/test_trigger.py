@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import KEDA_KEYS, Accepts, Metric, Trigger, parse_trigger
+from keda_scaler.core.values import ports_of
 from keda_scaler.errors import TriggerError
 
 ACCEPTS = Accepts(frozenset({"main"}), AddressRules.parse(["10.0.0.0/8", "engine.example"]))
@@ -126,6 +127,17 @@ def test_all_problems_are_reported_at_once() -> None:
         (PLACE | {"metricType": "Utilization"}, "accepted: AverageValue or Value"),
         (PLACE | {"port": "70000"}, "port: got '70000'"),
         (PLACE | {"port": ""}, "port: got ''"),
+        (PLACE | {"port": "8000,"}, "port: got '8000,'"),
+        (PLACE | {"port": "8000-8064"}, "several with commas or as FIRST-LAST, at most 64"),
+        (PLACE | {"port": "1-99999999"}, "port: got '1-99999999'"),
+        (PLACE | {"port": "8007-8000"}, "port: got '8007-8000'"),
+        (PLACE | {"port": "0-3"}, "port: got '0-3'"),
+        (PLACE | {"port": "65530-65536"}, "port: got '65530-65536'"),
+        (PLACE | {"port": "p" * 64}, "port: got 'ppp"),
+        (
+            {**PLACE, "wakeFrom": "epp", "wakeService": "epp", "wakePort": "9090,9091"},
+            "wakePort: got '9090,9091'; accepted: the name of a port",
+        ),
         (PLACE | {"model": " "}, "model: got ' '; accepted: the name of a served model"),
         (PLACE | {"model": "m" * 513}, "accepted: the name of a served model"),
         (PLACE | {"path": "metrics"}, "path: got 'metrics'; accepted: a path that starts with /"),
@@ -176,6 +188,9 @@ def test_a_selector_is_written_anew() -> None:
     [
         ("port", "metrics"),
         ("port", "8000"),
+        ("port", "8000,8001"),
+        ("port", "8000-8063"),
+        ("port", "metrics-0, metrics-1"),
         ("path", "/metrics?model=a"),
         ("model", "meta-llama/Llama-3.1-8B"),
     ],
@@ -183,6 +198,20 @@ def test_a_selector_is_written_anew() -> None:
 def test_what_a_service_trigger_may_say(key: str, value: str) -> None:
     """Ports by name or number, any path, any model."""
     assert getattr(parse_trigger(PLACE | {key: value}, ACCEPTS), key) == value
+
+
+@pytest.mark.parametrize(
+    ("given", "ports"),
+    [
+        ("metrics", ["metrics"]),
+        ("8000 - 8002", ["8000", "8001", "8002"]),
+        ("8001,8000-8001, rank-2", ["8001", "8000", "rank-2"]),
+        ("8000-8000", ["8000"]),
+    ],
+)
+def test_several_ports_are_taken_apart(given: str, ports: list[str]) -> None:
+    """Each once, however often it is named: a page that is read twice would count twice."""
+    assert list(ports_of(given)) == ports
 
 
 def test_a_prometheus_may_be_named_by_its_address() -> None:

@@ -291,6 +291,32 @@ async def test_nothing_can_wake_it(change: str, more: str, warns: bool, tmp_path
     assert ("WARNING: nothing can wake it" in text_of(result)) is warns
 
 
+@pytest.mark.parametrize(
+    ("endpoints", "named"),
+    [
+        ("http://10.0.0.1/metrics, http://llm.models.svc:8000/m?token=hush", "llm.models.svc"),
+        ("http://LLM.models.svc.cluster.local./metrics", "llm.models.svc.cluster.local"),
+        ("http://llm.models/metrics", "llm.models"),
+        ("http://llm/metrics", "llm"),
+        ("http://10.0.0.1/metrics,http://[fd00::1]/metrics,http://localhost/metrics", None),
+        ("http://llm-0.llm.models.svc/metrics,http://llm-0.example.com/metrics", None),
+        ("http://[::1/,,none", None),
+    ],
+)
+async def test_one_address_for_several_pods_is_warned_of(
+    endpoints: str, named: str | None, tmp_path: Path
+) -> None:
+    """By the name that shows it, and without what stands behind it in the URL."""
+    path = tmp_path / "scaledobject.yaml"
+    path.write_text(manifest().replace("service: llm", f'endpoints: "{endpoints}"'))
+    async with serving(ScriptedScaler()) as address:
+        text = text_of(await invoke(str(path), "--address", address))
+    warned = f"note: trigger 0: WARNING: endpoints: {named} reads as the name of a Service"
+    assert (warned in text) is (named is not None)
+    assert ("reads as" in text) is (named is not None)
+    assert "hush" not in text
+
+
 async def test_one_replica_has_not_to_be_woken(tmp_path: Path) -> None:
     """With minReplicaCount 1 there is nothing to warn of; nor with a scaler that is not ours."""
     scaler = ScriptedScaler(trailers=(IDLE,))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import pytest
+import yaml
 
 from keda_scaler.lint.rules import RULES
 from lint_manifests import CLEAN, METADATA, TRIGGER, Changes, changed, found, lint
@@ -21,6 +22,8 @@ THROUGH_PROMETHEUS: Changes = PROMETHEUS | {
     f"{METADATA}.wakeService": None,
     f"{METADATA}.staleSeconds": "120",
 }
+NAMED: Changes = {f"{METADATA}.service": None}
+"""The pages are named one by one."""
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIE"
 
 
@@ -28,6 +31,13 @@ def other(kind: str, name: str, spec: str, annotations: str = "") -> str:
     return (
         f"kind: {kind}\nmetadata: {{name: {name}, namespace: models{annotations}}}\nspec: {spec}\n"
     )
+
+
+def workloads(selector: str, **labels: str) -> str:
+    """Write a Service and Deployments, with the labels of their pods."""
+    pods = "{template: {metadata: {labels: %s}}}"
+    deployments = (other("Deployment", name, pods % its) for name, its in labels.items())
+    return "---\n".join([other("Service", "llama", f"{{selector: {selector}}}"), *deployments])
 
 
 @dataclass(frozen=True)
@@ -442,6 +452,87 @@ CASES = [
         beside_good=other("Service", "llama", "{ports: [{name: a, port: 1}, {name: http}]}"),
     ),
     Case(
+        "port-not-in-service",
+        f"{METADATA}.port",
+        {f"{METADATA}.port": "web,metrics"},
+        {f"{METADATA}.port": "web,8000-8007"},
+        beside_bad=other("Service", "llama", "{ports: [{name: web, port: 80}]}"),
+        beside_good=other("Service", "llama", "{ports: [{name: web, port: 80}]}"),
+    ),
+    Case(
+        "endpoints-names-service",
+        f"{METADATA}.endpoints",
+        NAMED
+        | {f"{METADATA}.endpoints": "http://10.0.0.1:8000/metrics, http://llama.models/metrics"},
+        NAMED | {f"{METADATA}.endpoints": "http://10.0.0.1:8000/metrics, http://localhost/metrics"},
+    ),
+    Case(
+        "endpoints-names-service",
+        f"{METADATA}.endpoints",
+        NAMED | {f"{METADATA}.endpoints": "http://llama.models.svc.cluster.local:8000/metrics"},
+        NAMED | {f"{METADATA}.endpoints": "http://llama-0.llama.models.svc:8000/metrics"},
+    ),
+    Case(
+        "endpoints-names-service",
+        f"{METADATA}.endpoints",
+        NAMED | {f"{METADATA}.endpoints": "http://llama.models.svc:8000/metrics"},
+        NAMED | {f"{METADATA}.endpoints": "http://llama.models.svc:8000/metrics"},
+        beside_bad=other("Service", "llama", "{clusterIP: 10.96.0.7}"),
+        beside_good=other("Service", "llama", "{clusterIP: None}"),
+    ),
+    Case(
+        "endpoints-names-service",
+        f"{METADATA}.endpoints",
+        NAMED | {f"{METADATA}.endpoints": "https://llama.models.example.com/metrics"},
+        NAMED | {f"{METADATA}.endpoints": "https://llama.models.example.com/metrics"},
+        beside_bad=other("Ingress", "edge", "{rules: [{host: llama.models.example.com}]}"),
+        beside_good=other("Ingress", "edge", "{rules: [{host: other.example.com}, {}]}"),
+    ),
+    Case(
+        "endpoints-names-service",
+        f"{METADATA}.endpoints",
+        NAMED | {f"{METADATA}.endpoints": "https://llama.models.example.com/metrics"},
+        NAMED | {f"{METADATA}.endpoints": "https://llama.models.example.com/metrics"},
+        beside_bad=other("HTTPRoute", "edge", '{hostnames: ["*.models.example.com"]}'),
+        beside_good=other("HTTPRoute", "edge", '{hostnames: ["*.example.com", 7]}'),
+    ),
+    Case(
+        "endpoints-names-service",
+        f"{METADATA}.endpoints",
+        NAMED | {f"{METADATA}.endpoints": "https://llama.models.example.com/metrics"},
+        NAMED | {f"{METADATA}.endpoints": "https://llama.models.example.com/metrics"},
+        beside_bad=other("VirtualService", "edge", '{hosts: ["llama.models.example.com"]}'),
+        beside_good=other("ServiceEntry", "edge", '{hosts: ["llama.models.example.com"]}'),
+    ),
+    Case(
+        "shared-service",
+        f"{METADATA}.service",
+        beside_bad=changed({"metadata.name": "b", "spec.scaleTargetRef.name": "b"}),
+        beside_good=changed(
+            {"metadata.name": "b", "spec.scaleTargetRef.name": "b", f"{METADATA}.service": "b"}
+        ),
+    ),
+    Case(
+        "shared-service",
+        f"{METADATA}.service",
+        beside_bad=changed({"metadata.name": "b", "spec.scaleTargetRef.name": "b"}),
+        beside_good=changed({"metadata.namespace": "b"}),
+    ),
+    Case(
+        "service-selects-others",
+        f"{METADATA}.service",
+        beside_bad=workloads("{app: llama, role: leader}", llama="{app: llama}"),
+        beside_good=workloads("{app: llama}", llama="{app: llama, role: leader}"),
+    ),
+    Case(
+        "service-selects-others",
+        f"{METADATA}.service",
+        beside_bad=workloads("{app: llama}", llama="{app: llama}", canary="{app: llama, v: b}"),
+        beside_good=workloads(
+            "{app: llama, v: a}", llama="{app: llama, v: a}", canary="{app: llama, v: b}"
+        ),
+    ),
+    Case(
         "cluster-ip",
         f"{METADATA}.scalerAddress",
         {f"{METADATA}.scalerAddress": "keda-scaler.models.svc:6000"},
@@ -491,6 +582,47 @@ def test_two_scaled_objects_on_one_target_are_both_told() -> None:
         ("models/llama", "ScaledObject second scales it too"),
         ("models/second", "ScaledObject llama scales it too"),
     ]
+
+
+def test_two_scaled_objects_on_one_service_are_both_told() -> None:
+    """Each reads the pods of both. Two triggers of one ScaledObject are one reader."""
+    second = changed({"metadata.name": "b", "spec.scaleTargetRef.name": "b"})
+    triggers = yaml.safe_load(CLEAN)["spec"]["triggers"]
+    twice = changed(
+        {"metadata.name": "c", "metadata.namespace": "c", "spec.triggers": triggers * 2}
+    )
+
+    result = lint(CLEAN, second, twice)
+
+    assert [
+        (it.target, it.hit.says) for it in result.findings if it.rule.id == "shared-service"
+    ] == [
+        ("models/llama", "ScaledObject b reads it too"),
+        ("models/b", "ScaledObject llama reads it too"),
+    ]
+
+
+def test_what_a_service_selects_beside_or_instead_is_said() -> None:
+    """A label that the pods lack, or the other workload by its name."""
+    lacks = workloads("{app: llama, role: leader}", llama="{app: llama}")
+    more = workloads("{app: llama}", llama="{app: llama}", canary="{app: llama}")
+
+    (none,), (both,) = lint(CLEAN, lacks).findings, lint(CLEAN, more).findings
+
+    assert none.hit.says == "it selects role=leader, which the pods of Deployment llama do not have"
+    assert both.hit.says == "it selects the pods of Deployment canary too"
+
+
+def test_what_hides_replicas_is_named() -> None:
+    """The Service to use instead, or who stands in front."""
+    named = changed(NAMED | {f"{METADATA}.endpoints": "http://llama.models.svc/x?token=a"})
+
+    (finding,) = lint(named).findings
+
+    assert finding.hit.says == (
+        "llama.models.svc reads as the name of a Service, which shows one pod at a time"
+    )
+    assert "token" not in str(finding.hit)
 
 
 def test_an_unknown_key_comes_with_a_suggestion() -> None:

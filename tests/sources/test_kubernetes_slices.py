@@ -273,3 +273,21 @@ def test_a_namespace_has_caps(monkeypatch: pytest.MonkeyPatch) -> None:
     slices.put(part(name="b"))
     with pytest.raises(SourceError, match="more than 2 EndpointSlices"):
         slices.put(part(name="c"))
+
+
+def test_each_of_several_ports_is_a_page_of_the_replica() -> None:
+    """In the order of the trigger; one that has a name and a number is one page."""
+    ports = [{"name": f"rank-{rank}", "port": 8000 + rank} for rank in range(3)]
+
+    for port in ("8000-8002", "rank-0,rank-1, 8002", "8000,rank-0,8001-8002"):
+        found = resolve("llama", [part(endpoint(), ports=ports)], port, "/metrics")
+        assert not isinstance(found, Missing)
+        (replica,) = found
+        assert replica.urls == tuple(f"http://10.0.0.1:{8000 + n}/metrics" for n in range(3))
+
+
+def test_a_port_that_a_slice_lacks_makes_the_list_unknown() -> None:
+    """A replica read at some of its ports would be one with less work than it has."""
+    found = resolve("llama", [part(endpoint(), ports=[HTTP])], "8000-8001", "/")
+
+    assert found == Missing("Service llama has no port 8001; it has http (8000)")

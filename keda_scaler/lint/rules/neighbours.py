@@ -1,11 +1,14 @@
 """Rules of what stands beside a ScaledObject in the same input."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
+from typing import Any
 
+from keda_scaler.core.values import ports_of
+from keda_scaler.keda.hosts import host_of, service_of
 from keda_scaler.lint.documents import Document, text_at, value_at
 from keda_scaler.lint.findings import Hit, Rule, Severity
-from keda_scaler.lint.subject import Subject, scale_target
+from keda_scaler.lint.subject import Subject, pod_labels, scale_target
 
 _SHOWN = 3
 """Other scalers that are named."""
@@ -64,8 +67,73 @@ def _port(subject: Subject) -> Iterator[Hit]:
         if trigger.port is None:
             if len(ports) != 1 and not {"metrics", "http"} & set(names):
                 yield Hit(ours.path("port"), f"not set; none is metrics or http, but: {found}")
-        elif not trigger.port.isdecimal() and trigger.port not in names:
+        elif any(not it.isdecimal() and it not in names for it in ports_of(trigger.port)):
             yield Hit(ours.path("port"), f"the Service has: {found}", trigger.port)
+
+
+def _shared_service(subject: Subject) -> Iterator[Hit]:
+    target = scale_target(subject.document)
+    for ours, trigger in subject.read:
+        others = [
+            other
+            for other in subject.neighbours.readers.get(
+                (subject.document.namespace, trigger.service or ""), ()
+            )
+            # Two on one target are another rule's.
+            if other.name != subject.document.name and scale_target(other) != target
+        ]
+        for other in others[:_SHOWN]:
+            says = f"ScaledObject {other.name[:80]} reads it too"
+            yield Hit(ours.path("service"), says, trigger.service)
+
+
+def _selects_others(subject: Subject) -> Iterator[Hit]:
+    namespace, target = subject.document.namespace, scale_target(subject.document)
+    for ours, trigger in subject.read:
+        service = subject.neighbours.named.get((namespace, "Service", trigger.service or ""))
+        selector = None if service is None else value_at(service.raw, "spec", "selector")
+        if target is None or not isinstance(selector, dict) or not selector:
+            continue
+        for workload in subject.neighbours.templates.get(namespace, ()):
+            says = _selection(workload, target, selector)
+            if says:
+                yield Hit(ours.path("service"), says, trigger.service)
+
+
+def _selection(
+    workload: Document, target: tuple[str, str, str], selector: Mapping[str, Any]
+) -> str | None:
+    """Say what is wrong with what a Service selects of a workload's pods; None: nothing is."""
+    labels, whose = pod_labels(workload), f"{workload.kind} {workload.name[:80]}"
+    lacking = [f"{key}={value}"[:80] for key, value in selector.items() if labels.get(key) != value]
+    if (workload.namespace, workload.kind, workload.name) == target:
+        lack = f"it selects {', '.join(lacking[:_SHOWN])}, which the pods of {whose} do not have"
+        return lack if lacking else None
+    return None if lacking else f"it selects the pods of {whose} too"
+
+
+def _hidden_replicas(subject: Subject) -> Iterator[Hit]:
+    for ours, trigger in subject.read:
+        for host in dict.fromkeys(map(host_of, trigger.endpoints)):
+            says = _hides(host, subject)
+            if says:
+                yield Hit(
+                    ours.path("endpoints"), f"{host[:80]} {says}, which shows one pod at a time"
+                )
+
+
+def _hides(host: str, subject: Subject) -> str | None:
+    """Say how a host shows one of several replicas at a time; None: it is not known to."""
+    neighbours, service = subject.neighbours, service_of(host)
+    front = neighbours.fronts.get(host) or neighbours.fronts.get(f"*.{host.partition('.')[2]}")
+    if front is not None:
+        return f"is a host of {front.kind} {front.name[:80]}"
+    if service is None:
+        return None
+    known = neighbours.named.get((service[1], "Service", service[0]))
+    if known is not None and value_at(known.raw, "spec", "clusterIP") == "None":
+        return None
+    return "reads as the name of a Service"
 
 
 def _cluster_ip(subject: Subject) -> Iterator[Hit]:
@@ -102,6 +170,32 @@ RULES = (
         "The scaler does not find the metrics page, and knows nothing.",
         "Name a port of the Service, or give the pod's port as a number.",
         _port,
+    ),
+    Rule(
+        "shared-service",
+        Severity.ERROR,
+        "Each of the two reads all pods of the Service: both get the whole sum, scale for the "
+        "requests of the other, and keep each other awake.",
+        "Give each its own Service, which selects only its own pods.",
+        _shared_service,
+    ),
+    Rule(
+        "service-selects-others",
+        Severity.ERROR,
+        "The pods of the Service are taken for the replicas of what is scaled: one too many adds "
+        "requests that are not its own, and one that is left out has its work not seen.",
+        "Let the Service select exactly the pods of the scale target, with a label that no other "
+        "workload has.",
+        _selects_others,
+    ),
+    Rule(
+        "endpoints-names-service",
+        Severity.ERROR,
+        "One address hides all pods behind it: each poll reads any one of them, and a model is put "
+        "to sleep while the others work.",
+        "Use `service`, which reads every pod; where that cannot be, a headless Service, or an "
+        "address for each pod: [endpoints](triggers.md#endpoints-by-name).",
+        _hidden_replicas,
     ),
     Rule(
         "cluster-ip",
