@@ -111,6 +111,7 @@ class App:
         frozen = keep_frozen(lambda: store.made + servicer.streams_made)
         exits.push_async_callback(_cancel, asyncio.create_task(frozen, name="garbage"))
         server = Server(servicer, settings.grpc_address, settings.tls)
+        await self._directory.prepare()  # before readiness: the first answer would be late else
         await server.start()
         exits.push_async_callback(self._drain, server)
         if self._origin is not None:

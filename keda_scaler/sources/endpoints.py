@@ -100,12 +100,12 @@ class EndpointsSource:
         self, service: str, namespace: str, trigger: Trigger
     ) -> AsyncGenerator[Listing | Missing, None]:
         path = trigger.path or engines.path(trigger.engine)
-        async with self._directory.follow(namespace) as view:
+        async with self._directory.follow(namespace, trigger.stale_after) as view:
             while True:
                 if view.was_tried:
                     listing = view.endpoints(service, trigger.port, path)
                     yield judged(listing, self._rules.allows_listed)
-                await view.changed(trigger.poll_seconds)
+                await view.changed(min(trigger.poll_seconds, trigger.stale_after / 3))
 
 
 def _follow(endpoints: Iterable[Endpoint], replicas: "dict[str, _Replica]", reach: _Reach) -> None:

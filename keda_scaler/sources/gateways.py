@@ -103,8 +103,8 @@ class GatewaysSource:
                 return self._rules.allows_resolved(host, address)
             return self._rules.allows_listed(address)
 
-        async with self._directory.follow(namespace) as view:
+        async with self._directory.follow(namespace, trigger.stale_after) as view:
             while True:
                 if view.was_tried:
                     yield judged(view.endpoints(service, trigger.wake_port, path), allows)
-                await view.changed(trigger.poll_seconds)
+                await view.changed(min(trigger.poll_seconds, trigger.stale_after / 3))

@@ -3,8 +3,14 @@
 Rules:
     - One task lists and watches a namespace's EndpointSlices, however many Services and followers
       it has; it ends when the last follower leaves.
-    - What was listed stands while the connection does not; only its time stops, so that it goes
-      stale by its age. No error empties a list.
+    - A list is confirmed by what the server says of it: a list, an event, a bookmark, the end of a
+      watch as agreed. An open watch that is silent confirms nothing: its connection may be dead, or
+      end at a proxy whose server is gone.
+    - So watches are short: the server ends each within a third of the time after which a follower
+      takes a list for stale, and says what there is up to then. Of very many namespaces they are
+      longer, so that the server is not asked more than `MAX_WATCHES_PER_SECOND` times a second.
+    - What was listed stands while nothing confirms it; only its time does, so that it goes stale by
+      its age. No error empties a list.
 
 A watch resumes from the last version that it saw when its connection was lost, and lists anew
 after any other failure. The client's own `Watch` is not used: it deserialises every event twice.
@@ -12,8 +18,10 @@ after any other failure. The client's own `Watch` is not used: it deserialises e
 
 import asyncio
 import json
+import math
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -32,6 +40,7 @@ from keda_scaler.sources.apiserver import (
     Timings,
     at_url,
     from_surroundings,
+    is_in_sight,
     lines,
     refusal,
     unreachable,
@@ -39,6 +48,20 @@ from keda_scaler.sources.apiserver import (
 from keda_scaler.sources.slices import MAX_SLICES, Endpoint, Slices, parse_slice, resolve
 
 __all__ = ["Endpoint", "Listing", "NamespaceView", "ServiceDirectory", "Timings", "at_url"]
+
+MAX_WATCHES_PER_SECOND = 100
+"""Watches that are opened a second, of all namespaces together. The API server answers them from
+memory; for more than 500 namespaces with the usual `staleSeconds` they last longer than a third of
+it."""
+
+PREPARE_SECONDS = 5.0
+"""Longest wait at the start for the client of the API server and its first answer."""
+
+MIN_WATCH_SECONDS = 2.0
+"""Shortest watch: it must hold until the failures before it are forgiven."""
+
+_ROUNDING = 1.0
+"""The API server is told whole seconds."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -54,7 +77,7 @@ class Listing:
     """All but those that terminate and no longer serve; empty: known to have none."""
 
     at: float
-    """Monotonic seconds as of which this is confirmed: now, while the watch is connected."""
+    """Monotonic seconds as of which the API server has confirmed this."""
 
 
 def judged(listing: Listing | Missing, allows: Callable[[str], bool]) -> Listing | Missing:
@@ -77,25 +100,49 @@ class ServiceDirectory:
         timings: Timings | None = None,
     ) -> None:
         self._timings = timings or Timings()
+        self._is_given = configure is not None
         self._api = ApiServer(configure or from_surroundings, self._timings)
         self._clock = clock
         self._namespaces: dict[str, _Namespace] = {}
 
+    async def prepare(self) -> None:
+        """Import the client and have the API server answer, so that the first list is not late.
+
+        Without a cluster in sight that does nothing, and what fails will be said when it is needed.
+        """
+        if not self._is_given and not is_in_sight():
+            return
+        try:
+            async with asyncio.timeout(PREPARE_SECONDS):
+                await self._api.greet()
+        except (ApiError, TimeoutError) as error:
+            reason = str(error) or f"no answer within {PREPARE_SECONDS:g} s"
+            log.warning("the Kubernetes API server does not answer at the start", reason=reason)
+
     @asynccontextmanager
-    async def follow(self, namespace: str) -> "AsyncIterator[NamespaceView]":
-        """Keep the namespace's endpoints known while inside; needs no answer to enter."""
+    async def follow(
+        self, namespace: str, stale_after: float = math.inf
+    ) -> "AsyncIterator[NamespaceView]":
+        """Keep the namespace's endpoints known while inside; needs no answer to enter.
+
+        `stale_after` is the age in seconds from which the follower does not believe a list.
+        """
         shared = self._namespaces.get(namespace)
         if shared is None:
-            shared = _Namespace(namespace, self._api, self._timings, self._clock)
+            shared = _Namespace(namespace, self._api, self._timings, self._clock, self._turn)
             self._namespaces[namespace] = shared
-        shared.followers += 1
+        shared.stale_after[stale_after] += 1
         try:
             yield NamespaceView(shared)
         finally:
-            shared.followers -= 1
-            if not shared.followers and self._namespaces.get(namespace) is shared:
+            shared.stale_after -= Counter((stale_after,))
+            if not shared.stale_after and self._namespaces.get(namespace) is shared:
                 del self._namespaces[namespace]
                 await shared.stop()
+
+    def _turn(self) -> float:
+        """Say how many seconds a watch must last at least, for all to have their turn."""
+        return len(self._namespaces) / MAX_WATCHES_PER_SECOND
 
     async def aclose(self) -> None:
         """Stop all watches and close all connections."""
@@ -147,10 +194,16 @@ class _Namespace:
     """What is known of one namespace, and the task that keeps knowing it."""
 
     def __init__(
-        self, name: str, api: ApiServer, timings: Timings, clock: Callable[[], float]
+        self,
+        name: str,
+        api: ApiServer,
+        timings: Timings,
+        clock: Callable[[], float],
+        turn: Callable[[], float],
     ) -> None:
         self.name = name
-        self.followers = 0
+        self.stale_after: Counter[float] = Counter()
+        """How old a list may be for its followers, each counted."""
         self.changes = 0
         """Counts whatever a follower may want to hear of."""
         self.slices = Slices()
@@ -160,12 +213,11 @@ class _Namespace:
         self._api = api
         self._timings = timings
         self._clock = clock
+        self._turn = turn
         self._version: str | None = None
         """Where a watch goes on from; None: list first."""
-        self._is_connected = False
-        """Whether a watch is open and in order, so that the slices are confirmed as of now."""
-        self._heard_at = clock()
-        """When the slices were last confirmed; for a silent watch, when it last said something."""
+        self.at = clock()
+        """Monotonic seconds as of which the slices are confirmed."""
         self._failures = 0
         """In a row; forgiven when a watch holds for a while."""
         self._has_settled = False
@@ -174,11 +226,6 @@ class _Namespace:
         """Whether a compacted version was already answered with a list at once."""
         self._change = asyncio.Event()
         self._task = asyncio.create_task(self._keep(), name=f"endpoint slices of {name}")
-
-    @property
-    def at(self) -> float:
-        """Monotonic seconds as of which the slices are confirmed."""
-        return self._clock() if self._is_connected else self._heard_at
 
     async def wait_past(self, changes: int) -> None:
         """Wait for a change after the given count of them."""
@@ -189,7 +236,6 @@ class _Namespace:
         """End the task."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._is_connected = False
 
     def _tell(self) -> None:
         self.changes += 1
@@ -224,41 +270,41 @@ class _Namespace:
             else:
                 raise ApiError("a list of EndpointSlices does not end")
         is_different = not self.is_listed or slices.by_service != self.slices.by_service
-        self.slices, self.is_listed, self._heard_at = slices, True, asked_at
+        self.slices, self.is_listed, self.at = slices, True, asked_at
         self._version = str(metadata["resourceVersion"])
         if is_different:
             self._tell()
 
     async def _watch(self) -> None:
         """Apply events until the watch ends as agreed."""
-        seconds = self._timings.watch * random.uniform(0.8, 1.2)  # spreads load
+        loop, seconds = asyncio.get_running_loop(), self._watch_seconds()
         response = await self._api.watch(self.name, self._version, seconds)
-        if not self._failures:  # else the version may be compacted: see what the server says first
-            self._confirm()
-        self._has_settled = False
-        settling = asyncio.get_running_loop().call_later(self._timings.settled, self._settle)
+        began, self._has_settled = loop.time(), False
+        settling = loop.call_later(self._timings.settled, self._settle)
         try:
             async with aclosing(lines(response.content)) as events:
                 async for line in events:
                     _understood(self._apply, line)
-                    self._confirm()
+                    self.at = self._clock()
         except TimeoutError as error:
             raise ApiError("a watch of EndpointSlices went silent", resume=True) from error
         except (aiohttp.ClientError, OSError) as error:
-            self._heard_at = self.at
             raise unreachable(error) from error
-        else:
-            self._heard_at = self.at
         finally:
-            self._is_connected = False
             settling.cancel()
             response.close()
         if not self._has_settled:
             raise ApiError("the Kubernetes API server ends watches at once", resume=True)
+        if loop.time() > began + seconds - _ROUNDING:  # else a proxy may have ended it
+            self.at = self._clock()
 
-    def _confirm(self) -> None:
-        self._is_connected = True
-        self._heard_at = self._clock()
+    def _watch_seconds(self) -> float:
+        """Say how long the next watch may last; after a failure one that tells soon how it is."""
+        wanted = min(self._timings.watch, min(self.stale_after, default=math.inf) / 3)
+        if self._failures:
+            wanted = 0.0
+        least = min(self._timings.watch, MIN_WATCH_SECONDS)
+        return max(wanted * random.uniform(0.8, 1.0), least, self._turn())  # spreads load
 
     def _apply(self, line: bytes) -> None:
         event = json.loads(line)
@@ -279,7 +325,6 @@ class _Namespace:
     def _settle(self) -> None:
         """Forgive what failed before: this watch holds."""
         self._has_settled, self._failures, self._has_relisted = True, 0, False
-        self._confirm()
         if self.failing is not None:
             self.failing = None
             log.info("endpoint slices are read again", namespace=self.name)

@@ -1,25 +1,31 @@
 """Endpoints: pages read directly, over real HTTP."""
 
+import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from endpoint_reading import reading, serving
+from endpoint_reading import LOOPBACK, reading, serving
 from keda_scaler.core.addresses import AddressRules
+from keda_scaler.core.decision import State
 from keda_scaler.core.readings import Replica, Value
 from keda_scaler.core.signals import Signal
-from keda_scaler.sim.kubernetes import SimulatedCluster, SimulatedEndpoint
+from keda_scaler.core.trigger import Accepts, parse_trigger
+from keda_scaler.sim.kubernetes import Fault, SimulatedCluster, SimulatedEndpoint
 from keda_scaler.sim.model import EngineModel
 from keda_scaler.sim.requests import Request
 from keda_scaler.sim.server import FailureMode, SimulatedEngine
 from keda_scaler.sources import pages
+from keda_scaler.sources.endpoints import EndpointsSource
 from keda_scaler.sources.enginepages import pause
 from keda_scaler.sources.kubernetes import ServiceDirectory, at_url
 from keda_scaler.sources.pages import MAX_PAGE_BYTES
+from keda_scaler.store import Target
 
 CAPTURES = Path(__file__).parent.parent / "captures"
 SLOW = EngineModel(max_num_seqs=1, step_seconds=100.0)
@@ -242,3 +248,28 @@ async def test_nothing_is_said_before_the_first_list_has_been_tried() -> None:
             await notebook.until(lambda: notebook.queue("a") == 0.0)
 
             assert notebook.problems == []
+
+
+async def test_a_list_that_nothing_confirms_proves_nothing() -> None:
+    """A watch is half open: replicas may come and work that nobody hears of."""
+    async with SimulatedCluster() as cluster:
+        cluster_with(cluster)([])
+        cluster.fail(Fault(is_silent=True, only="watch"))
+        metadata = fast(service="llama", staleSeconds="1", idleSeconds="0")
+        trigger = parse_trigger(metadata, Accepts())
+        target = Target("default", "llama", trigger, time.monotonic, lambda *_: None)
+        directory = cluster_directory(cluster)
+        await directory.prepare()
+        source = EndpointsSource(LOOPBACK, directory, lambda *_: None)
+        task = asyncio.create_task(source.run("default", trigger, target))
+        await target.wait_for_first_reading(5)
+        first = target.decision().state
+        await asyncio.sleep(1.1)  # real, as the connection is
+        then = target.decision()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await source.aclose()
+        await directory.aclose()
+        target.close()
+
+    assert (first, then.state) == (State.IDLE, State.UNKNOWN)

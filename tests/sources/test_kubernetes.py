@@ -16,6 +16,7 @@ from keda_scaler.core.readings import Missing, Replica
 from keda_scaler.sim.kubernetes import Fault, SimulatedCluster, SimulatedEndpoint
 from keda_scaler.sources import apiserver
 from keda_scaler.sources.kubernetes import (
+    MIN_WATCH_SECONDS,
     Endpoint,
     Listing,
     NamespaceView,
@@ -86,6 +87,16 @@ async def listed(view: NamespaceView, *names: str) -> Listing:
     asked = await until(view, lambda asked: isinstance(asked, Listing) and names == names_of(asked))
     assert isinstance(asked, Listing)
     return asked
+
+
+async def confirmed(view: NamespaceView, at: float) -> Listing:
+    """Wait until what is listed is confirmed as of then: that alone is not told."""
+    async with asyncio.timeout(5):
+        while (asked := view.endpoints("llama", None, "/metrics")) is not None:
+            if isinstance(asked, Listing) and asked.at == at:
+                return asked
+            await view.changed(0.01)
+    raise AssertionError
 
 
 async def missing(view: NamespaceView, reason: str) -> None:
@@ -196,20 +207,23 @@ async def test_counts_a_pod_of_two_address_families_once(
     ]
 
 
-async def test_list_stands_and_ages_while_disconnected(
+async def test_list_stands_and_ages_while_nothing_confirms_it(
     cluster: SimulatedCluster, build: Build
 ) -> None:
-    """A list is confirmed as of now while the watch is open, then as of when it was lost."""
+    """A list is confirmed by events and bookmarks; a connection that is only open is none."""
     clock = Clock()
     cluster.put_service("models", "llama", [GPU_0])
 
     async with build(clock=clock).follow("models") as view:
         await listed(view, "gpu-0")
         await happens(cluster, lambda: cluster.open_watches == 1)
+        clock.now = 150.0
         cluster.put_service("models", "llama", [GPU_0, GPU_1])
-        await listed(view, "gpu-0", "gpu-1")
+        by_event = await listed(view, "gpu-0", "gpu-1")
         clock.now = 200.0
-        connected = await listed(view, "gpu-0", "gpu-1")
+        silent = await listed(view, "gpu-0", "gpu-1")
+        cluster.bookmark()
+        by_bookmark = await confirmed(view, 200.0)
         cluster.fail(Fault(status=503))
         cluster.drop_watches()
         await happens(cluster, lambda: len(cluster.requests) > 3)
@@ -217,12 +231,10 @@ async def test_list_stands_and_ages_while_disconnected(
         down = await listed(view, "gpu-0", "gpu-1")
         cluster.heal()
         cluster.put_service("models", "llama", [GPU_1])
-        await listed(view, "gpu-1")
-        await happens(cluster, lambda: cluster.open_watches == 1)
-        cluster.put_service("models", "llama", [])
-        again = await listed(view)
+        again = await listed(view, "gpu-1")
 
-    assert (connected.at, down.at, again.at) == (200.0, 200.0, 260.0)
+    assert (by_event.at, silent.at, by_bookmark.at) == (150.0, 150.0, 200.0)
+    assert (down.at, again.at) == (200.0, 260.0)
 
 
 async def test_resumes_a_dropped_watch_without_a_list(
@@ -260,23 +272,75 @@ async def test_takes_over_from_a_watch_that_ends_as_agreed(
     assert logs == []
 
 
-async def test_finds_a_half_open_watch(cluster: SimulatedCluster, build: Build) -> None:
-    """A watch that neither says anything nor ends is given up, and confirmed nothing meanwhile."""
+async def test_a_watch_that_ends_as_agreed_confirms_the_list(
+    cluster: SimulatedCluster, build: Build
+) -> None:
+    """The server says up to then what there is, also where nothing ever changes."""
+    clock = Clock()
+    cluster.put_service("models", "llama", [GPU_0])
+
+    async with build(clock=clock, timings=quick(watch=0.3)).follow("models") as view:
+        await listed(view, "gpu-0")
+        await happens(cluster, lambda: cluster.open_watches == 1)
+        clock.now = 130.0
+        await confirmed(view, 130.0)
+
+    assert cluster.requests.count("list") == 1
+
+
+async def test_a_watch_that_is_ended_early_confirms_nothing(
+    cluster: SimulatedCluster, build: Build
+) -> None:
+    """A proxy may have ended it, whose server is gone."""
+    clock = Clock()
+    cluster.put_service("models", "llama", [GPU_0])
+    cluster.fail(Fault(garbage=b"", only="watch"))
+
+    timings = quick(settled=0.0)
+    async with build(clock=clock, timings=timings).follow("models") as view:
+        await listed(view, "gpu-0")
+        clock.now = 130.0
+        await happens(cluster, lambda: cluster.requests.count("watch") > 3)
+        listing = await listed(view, "gpu-0")
+
+    assert listing.at == 100.0
+
+
+async def test_a_half_open_watch_confirms_nothing_and_is_given_up(
+    cluster: SimulatedCluster, build: Build
+) -> None:
+    """Neither that it was opened nor that it does not end says that anything is as it was."""
     clock = Clock()
     cluster.put_service("models", "llama", [GPU_0])
     cluster.fail(Fault(is_silent=True, only="watch"))
 
-    timings = quick(watch=0.1, grace=0.1, settled=30.0)
+    timings = quick(watch=0.1, grace=1.0)
     async with build(clock=clock, timings=timings).follow("models") as view:
         await listed(view, "gpu-0")
         clock.now = 130.0
-        while (await listed(view, "gpu-0")).at != 130.0:
-            await view.changed(0.01)  # opening a watch is not told
-        clock.now = 160.0
         await happens(cluster, lambda: len(cluster.requests) > 2)
-        listing = await listed(view, "gpu-0")
+        silent = await listed(view, "gpu-0")
+        cluster.heal()
+        await confirmed(view, 130.0)
 
-    assert listing.at <= 130.0
+    assert silent.at == 100.0
+    assert cluster.requests.count("list") == 1
+
+
+async def test_watches_end_within_a_third_of_what_is_stale() -> None:
+    """For the follower that is least patient, give or take; of very many namespaces all longer."""
+    built = ServiceDirectory(configure=at_url("http://127.0.0.1:1"), timings=Timings())
+    async with built.follow("models", 30) as first, built.follow("models", 15):
+        shared = first._shared
+        assert all(4.0 <= shared._watch_seconds() <= 5.0 for _ in range(20))
+        async with built.follow("models", 3):
+            assert shared._watch_seconds() == MIN_WATCH_SECONDS
+        async with built.follow("models"):
+            assert shared._watch_seconds() >= 4.0
+        built._namespaces |= {f"{number}": shared for number in range(1_499)}
+        assert shared._watch_seconds() == 15.0
+        built._namespaces = {"models": shared}
+    await built.aclose()
 
 
 @pytest.mark.parametrize(
@@ -680,3 +744,65 @@ def test_imports_the_client_only_when_used() -> None:
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, check=True, text=True)
 
     assert done.stdout == "False\n"
+
+
+def run_prepare(**surroundings: str) -> str:
+    """Prepare a directory in a process of its own; say whether the client is there then."""
+    check = (
+        "import asyncio, sys; from keda_scaler.sources.kubernetes import ServiceDirectory; "
+        "asyncio.run(ServiceDirectory().prepare()); "
+        "print('kubernetes_asyncio.client' in sys.modules)"
+    )
+    env = {"PATH": "/nowhere", "PYTHONPATH": str(Path(__file__).parents[2]), **surroundings}
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, check=True, text=True, env=env
+    )
+    return done.stdout
+
+
+def test_without_a_cluster_the_start_does_not_wait_for_one() -> None:
+    """Who reads fixed addresses does not pay for the client, nor hear of a cluster."""
+    assert run_prepare(HOME="/nowhere") == "False\n"
+
+
+def test_what_cannot_be_prepared_is_said_and_prevents_nothing() -> None:
+    """The client is there all the same, and what is wrong will be said again when it matters."""
+    said = run_prepare(HOME="/nowhere", KUBECONFIG="/dev/null")
+
+    assert "does not answer at the start" in said
+    assert said.endswith("True\n")
+
+
+async def test_the_first_list_finds_a_connection(cluster: SimulatedCluster, build: Build) -> None:
+    """The server has been asked before anybody follows a namespace; what it says is all one."""
+    configured = 0
+
+    async def configure() -> Any:
+        nonlocal configured
+        configured += 1
+        return await at_url(cluster.url)()
+
+    directory = build(configure=configure)
+    with structlog.testing.capture_logs() as logs:
+        await directory.prepare()
+
+    assert (configured, logs) == (1, [])
+    cluster.put_service("models", "llama", [GPU_0])
+    async with directory.follow("models") as view:
+        await listed(view, "gpu-0")
+    assert configured == 1
+
+
+async def test_a_server_that_hangs_does_not_hold_up_the_start(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait at the start has an end."""
+    monkeypatch.setattr("keda_scaler.sources.kubernetes.PREPARE_SECONDS", 0.1)
+
+    async def configure() -> Any:
+        await asyncio.Event().wait()
+
+    with structlog.testing.capture_logs() as logs:
+        await build(configure=configure).prepare()
+
+    assert [log["reason"] for log in logs] == ["no answer within 0.1 s"]
