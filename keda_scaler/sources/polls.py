@@ -36,6 +36,12 @@ TICK_SECONDS = 0.001
 """What is left of a pause and not worth waiting for: timers are no finer, and a clock that moves in
 such steps would have us wait for less than it can tell, again and again."""
 
+MAX_HURRIED = 5
+"""Polls after something was hurried that, while they fail, are no further apart than this:"""
+
+HURRIED_SECONDS = 1.0
+"""A replica that has just become ready is often not heard by its first connection."""
+
 SHARE = 0.5
 """Most of a pause that reading and telling may take from it."""
 
@@ -123,7 +129,10 @@ class Polls(Generic[T]):
                     reader.task.cancel()
 
     def hurry(self, key: Hashable) -> None:
-        """Have something read that is followed, at once, or once more after a poll under way."""
+        """Have something read that is followed, at once, or once more after a poll under way.
+
+        That it failed before is forgotten, and the first polls that fail come one after the other.
+        """
         self._readers[key].hurry()
 
     async def aclose(self) -> None:
@@ -161,6 +170,10 @@ class _Reader(Generic[T]):
         """What the most eager follower wanted when it was last looked, in seconds."""
         self._reason: str | None = None
         """Why the latest poll failed; None: it did not."""
+        self._failures = 0
+        """Polls that failed in a row, or since it was hurried."""
+        self._hurried = 0
+        """Polls that are still to come soon while they fail."""
 
     def add(self, follower: Follower[T], *, anew: bool) -> None:
         """Tell one more: what is known, or if a poll is due, what that gives, at once."""
@@ -177,24 +190,26 @@ class _Reader(Generic[T]):
             self._asked.set()
 
     def hurry(self) -> None:
+        self._failures, self._hurried = 0, MAX_HURRIED
         self._asked.set()
 
     async def run(self) -> None:
-        failures = 0
         earliest = 0.0 if self._manner.spread else _JITTER
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
             answer = await self._poll()
-            failures = failures + 1 if isinstance(answer, SourceError) else 0
+            has_failed = isinstance(answer, SourceError)
+            self._failures = self._failures + 1 if has_failed else 0
+            self._hurried = max(0, self._hurried - 1) if has_failed else 0
             turns = Turns()
             for follower in tuple(self.followers):
                 if follower in self.followers:
                     self._tell(follower, answer)
                     await turns.take()
             # A poll and its telling take from the pause, but never all of it.
-            began = max(began, loop.time() - SHARE * self._pause(failures))
-            await self._rest(began, random.uniform(earliest, 1.0), failures)
+            began = max(began, loop.time() - SHARE * self._pause())
+            await self._rest(began, random.uniform(earliest, 1.0))
             earliest = _JITTER
 
     async def _poll(self) -> T | SourceError:
@@ -238,22 +253,23 @@ class _Reader(Generic[T]):
         except Exception:  # noqa: BLE001  # the other targets must not suffer
             _log.exception("a poll was not taken up by our fault; please report it")
 
-    async def _rest(self, began: float, share: float, failures: int) -> None:
+    async def _rest(self, began: float, share: float) -> None:
         """Wait until the next poll is due; a target that wants it sooner makes it so."""
         loop = asyncio.get_running_loop()
         # Whether a target wakes has to be looked at; a page is asked for when one becomes ready.
         look = WAKE_SECONDS if any(each.sink for each in self.followers) else math.inf
-        while (left := began + share * self._pause(failures) - loop.time()) > TICK_SECONDS:
+        while (left := began + share * self._pause() - loop.time()) > TICK_SECONDS:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, look)):
                     await self._asked.wait()
                     return
 
-    def _pause(self, failures: int) -> float:
+    def _pause(self) -> float:
         wanted = self._wanted = min(each.poll_seconds for each in self.followers)
         if any(each.sink is not None and each.sink.is_waking for each in self.followers):
             wanted = WAKE_SECONDS
-        return self._manner.pause(wanted, failures)
+        seconds = self._manner.pause(wanted, self._failures)
+        return min(seconds, HURRIED_SECONDS) if self._hurried else seconds
 
 
 def pause(poll_seconds: float, failures: int) -> float:

@@ -190,6 +190,37 @@ async def test_a_target_that_fails_harms_no_other() -> None:
     await world.polls.aclose()
 
 
+async def test_what_is_hurried_is_not_left_to_the_pauses_of_its_failures() -> None:
+    """A page that fails just as its replica becomes ready is read again a second later."""
+    world = World()
+    world.failing = SourceError("refused")
+    with world.followed(Sink(is_waking=False), 15) as told:
+        await asyncio.sleep(300)
+        before = len(world.times)
+        world.polls.hurry("it")
+        await asyncio.sleep(1.1)
+        assert len(world.times) == before + 2
+        world.failing = None
+        await asyncio.sleep(1.1)
+        assert told[-1] == before + 3
+        await asyncio.sleep(11)
+        assert len(world.times) == before + 3  # as often as before once it answers
+    await world.polls.aclose()
+
+
+async def test_hurry_does_not_last() -> None:
+    """What goes on failing is soon polled no more often than it is wanted."""
+    world = World()
+    world.failing = SourceError("refused")
+    with world.followed(Sink(is_waking=False), 15):
+        await asyncio.sleep(1)
+        world.polls.hurry("it")
+        await asyncio.sleep(61)
+    assert 7 <= len(world.times) <= 1 + polls.MAX_HURRIED + 61 // 12 + 1
+    assert world.gaps()[-1] >= 12
+    await world.polls.aclose()
+
+
 def test_pauses_grow_after_failures_and_are_bounded() -> None:
     """One failure changes nothing; then the pause doubles up to 4 s, or the poll if longer."""
     assert [pause(1, failures) for failures in (0, 1, 2, 3, 4, 500)] == [1, 1, 2, 4, 4, 4]
