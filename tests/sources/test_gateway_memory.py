@@ -14,7 +14,7 @@ from keda_scaler.sources import polls, promapi
 from keda_scaler.sources.gateways import GatewaysSource
 from keda_scaler.sources.kubernetes import ServiceDirectory
 from keda_scaler.sources.prometheus import PrometheusServer, PrometheusSource
-from prometheus_fake import FakePrometheus, success
+from prometheus_fake import FakePrometheus, pinned, success
 from prometheus_sink import until
 from wake_fixtures import LOOPBACK, WakeNotebook, wake_trigger
 
@@ -44,8 +44,8 @@ class Lying:
         query = request.query["query"]
         now = time.time() + self.fake.clock_ahead
         scraped = now - self.fake.scraped_ago
-        if query == "max(timestamp(up))":
-            return success([{"metric": {}, "value": [now, str(scraped)]}])
+        if query.startswith("max(timestamp(up))"):
+            return success(pinned(now, scraped))
         if query.startswith("max by (job, instance) (up{"):
             found = []
             if self.up is not None:

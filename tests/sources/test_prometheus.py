@@ -11,6 +11,7 @@ import pytest_asyncio
 from keda_scaler.core.readings import Missing, Quantiles, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
+from keda_scaler.sources import promapi
 from keda_scaler.sources.prometheus import PrometheusServer, PrometheusSource
 from metrics_page import Page, capture
 from prometheus_server import PrometheusProcess
@@ -66,6 +67,14 @@ class World:
             "dcgm": Page(DCGM),
             "own-0": Page(OWN),
             "own-1": Page(OWN.replace("running 3", "running 5")),
+            "prefix": Page(BUSY.replace("vllm:", "kserve_vllm:")),
+            "otel": Page(
+                "".join(
+                    f'{name}{{k8s_namespace_name="otel",model_name="x"}} 1\n'
+                    for name in ("vllm:num_requests_running", "vllm:num_requests_waiting")
+                )
+            ),
+            "ended": Page(BUSY),
             "own-else": Page(OWN.replace("running 3", "running 100")),
         }
         self.source = PrometheusSource({"main": PrometheusServer(prometheus.url)}, RULES)
@@ -87,6 +96,9 @@ class World:
             ("services", "devices", {"devices": "pod-0"}),
             ("services", "gpu-operator", {"dcgm": "dcgm-exporter"}),
             ("services", "own", {"own-0": "pod-0", "own-1": "pod-1"}),
+            ("services", "prefix", {"prefix": "pod-0"}),
+            ("services", "collector", {"otel": "collector-0"}),
+            ("services", "ended", {"ended": "pod-0"}),
             ("services", "own-else", {"own-else": "pod-0"}),
         ):
             targets = {self.pages[page].address: pod for page, pod in pods.items()}
@@ -133,11 +145,72 @@ async def test_a_busy_page_is_read_with_its_age(world: World) -> None:
     assert 0 < now - sink.at < 3
 
 
-async def test_a_namespace_without_replicas_is_known_to_have_none(world: World) -> None:
-    """A Prometheus that is alive and has no series of a namespace proves that nothing runs."""
-    async with reading(world.source, "nobody", trigger_of()) as sink:
-        await until(lambda: sink.names is not None)
-    assert sink.names == []
+@pytest.mark.parametrize(
+    ("namespace", "keys", "reason"),
+    [
+        ("nobody", {"engine": "vllm"}, "no series of vllm within a week"),
+        ("nobody", {}, "no series of a known engine within a week"),
+        (
+            "busy",
+            {"engine": "sglang"},
+            "no series of sglang within a week; there is vllm:num_requests_running",
+        ),
+        ("busy", {"model": "tiny"}, "no series of model 'tiny'; there are: tiny-llama"),
+        (
+            "busy",
+            {"selector": 'job="servces"'},
+            'no series of a known engine has job="servces"; there are: services',
+        ),
+        ("busy", {"selector": 'tier="gold"'}, 'no series of a known engine has tier="gold"; none'),
+        (
+            "prefix",
+            {"engine": "vllm"},
+            "no series of vllm within a week; there is kserve_vllm:num_requests_running, with a",
+        ),
+        (
+            "otel",
+            {},
+            "no series of a known engine within a week; there are some whose label k8s_namespace",
+        ),
+    ],
+)
+async def test_names_that_match_nothing_prove_nothing(
+    world: World, namespace: str, keys: dict[str, str], reason: str
+) -> None:
+    """They may be wrong: the nearest ones are named."""
+    async with reading(world.source, namespace, trigger_of(**keys)) as sink:
+        await until(lambda: sink.reasons or sink.listings)
+    assert sink.listings == 0
+    assert sink.reasons[-1].startswith(reason)
+
+
+async def test_a_model_at_zero_that_ran_within_a_week_is_known_to_have_no_replica(
+    world: World,
+) -> None:
+    """Its series are there, and nothing is scraped any more."""
+    async with reading(world.source, "ended", trigger_of()) as sink:
+        await until(lambda: sink.number("pod-0", QUEUE) == 12)
+    await asyncio.to_thread(world.prometheus.scrape, "services", "ended", {})
+    await asyncio.to_thread(world.prometheus.wait_scraped)
+    async with reading(world.source, "ended", trigger_of(pollSeconds="2")) as sink:
+        await until(lambda: sink.names == [])
+
+
+async def test_a_prometheus_that_began_a_while_ago_proves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has is read, and is not all that there is."""
+    monkeypatch.setattr(promapi, "SETTLED_SECONDS", 240.0)
+    source = PrometheusSource({"main": PrometheusServer(world.prometheus.url)}, RULES)
+    async with (
+        reading(source, "busy", trigger_of()) as busy,
+        reading(source, "nobody", trigger_of()) as nobody,
+    ):
+        await until(lambda: busy.readings and nobody.reasons)
+    assert busy.number("pod-0", QUEUE) == 12
+    assert busy.doubt == "Prometheus began to scrape less than 240 s ago: it proves nothing yet"
+    assert nobody.reasons[-1] == busy.doubt
+    await source.aclose()
 
 
 @pytest.mark.parametrize("selector", ['job="services"', 'job=~".+",pod!=""'])
@@ -147,13 +220,6 @@ async def test_a_selector_adds_to_the_namespace(world: World, selector: str) -> 
         await until(lambda: sink.names)
     assert sink.names == ["pod-0"]
     assert sink.number("pod-0", QUEUE) == 36
-
-
-async def test_a_selector_that_nothing_matches_lists_nothing(world: World) -> None:
-    """Series that the selector leaves out are of another target."""
-    async with reading(world.source, "busy", trigger_of(selector='job="pods"')) as sink:
-        await until(lambda: sink.names is not None)
-    assert sink.names == []
 
 
 async def test_an_address_that_two_jobs_scrape_counts_once(world: World) -> None:
@@ -265,8 +331,9 @@ async def test_own_queries_without_a_replica_prove_nothing_while_they_tell_of_wo
     busy = own_trigger(selector='job="pods"', concurrencyQuery="sum(my_running)")
     idle = own_trigger(selector='job="pods"', concurrencyQuery="sum(my_running) * 0")
     async with reading(world.source, "own", busy) as one, reading(world.source, "own", idle) as two:
-        await until(lambda: one.reasons and two.names is not None)
-    assert (one.names, two.names) == (None, [])
+        await until(lambda: one.reasons and two.reasons)
+    assert (one.names, two.names) == (None, None)
+    assert two.reasons[-1] == 'no series of replicas has job="pods"; there are: services'
     assert one.reasons[0] == "concurrencyQuery tells of requests, but no replica is found"
 
 

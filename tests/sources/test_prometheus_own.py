@@ -109,7 +109,7 @@ async def test_a_slow_query_is_nobody_elses_trouble(own: OwnSeries) -> None:
         reading(source, "b", trigger("fine")) as other,
         reading(source, "plain", trigger_of()) as plain,
     ):
-        await until(lambda: own.waiting and other.listings >= 2 and plain.listings >= 2)
+        await until(lambda: own.waiting and other.listings >= 2 and len(plain.reasons) >= 2)
         assert not one.listings
         own.blocked.set()
         await until(lambda: one.number("pod-0", QUEUE) == 4)
@@ -154,7 +154,7 @@ async def test_a_slow_query_to_wake_from_is_nobody_elses_trouble(own: OwnSeries)
         reading(source, "plain", trigger_of()) as plain,
         reading(source, "b", trigger("fine")) as other,
     ):
-        await until(lambda: plain.listings and other.number("pod-0", WORK) == 4)
+        await until(lambda: plain.reasons and other.number("pod-0", WORK) == 4)
         await until(lambda: waking.held == 4)
     for task in tasks:
         task.cancel()

@@ -52,12 +52,21 @@ class Roster:
         self._roster.remember(self._space(found), now)
 
     def replicas(
-        self, found: Iterable[Sample], scrapes: Iterable[Sample], now: float
+        self,
+        found: Iterable[Sample],
+        scrapes: Iterable[Sample],
+        now: float,
+        *,
+        is_young: bool = False,
     ) -> dict[str, Answer]:
         space = self._space(found)
         for each in scrapes:
             space.add_scrape(each)
-        return self._roster.replicas(space, now)
+        return self._roster.replicas(space, now, is_young=is_young)
+
+    @property
+    def loading(self) -> frozenset[str]:
+        return self._roster.loading
 
     def _space(self, found: Iterable[Sample]) -> Space:
         space = Space("models", [self._trigger.engine])
@@ -147,20 +156,116 @@ def test_scrape_targets_without_an_engine_are_no_replicas() -> None:
     assert list(found) == ["a"]
 
 
-def test_a_replica_is_remembered_for_an_hour() -> None:
-    """What showed the engine's series within the hour is listed while it is scraped, not longer."""
+def test_a_replica_is_never_forgotten_while_it_is_scraped() -> None:
+    """A known busy pod that cannot be scraped for hours is no proof of no work."""
     roster = Roster(trigger_of())
     roster.remember(samples(A, 3), NOW)
-    assert list(roster.replicas([], [scrape(A)], NOW + 3600)) == ["a"]
-    assert list(roster.replicas([], [scrape(A)], NOW + 3601)) == []
+    for hours in (1, 2, 200):
+        down = [scrape(A, succeeded=False)]
+        assert list(roster.replicas([], down, NOW + 3600 * hours)) == ["a"]
+    assert list(roster.replicas([], [], NOW + 3600 * 201)) == []
 
 
-def test_a_replica_that_shows_its_series_again_is_remembered_anew() -> None:
-    """The hour begins with the last match, not with the first."""
+def test_a_replica_that_comes_back_is_known_for_an_hour() -> None:
+    """A pod of a StatefulSet has its name again, and no series yet."""
+    other = scrape({"pod": "x", "instance": "10.0.0.9:9100", "job": "nodes"})
+    for later, known in ((3600, ["a"]), (3601, [])):
+        roster = Roster(trigger_of())
+        roster.replicas(samples(A, 3), [scrape(A), other], NOW)
+        assert list(roster.replicas([], [other], NOW + 60)) == []
+        assert list(roster.replicas([], [other], NOW + later)) == []
+        assert list(roster.replicas([], [scrape(A, succeeded=False)], NOW + later)) == known
+
+
+def test_scrapes_that_run_out_do_not_say_that_a_replica_is_gone() -> None:
+    """An agent that died takes `up` with it five minutes later; Prometheus ends it at once."""
     roster = Roster(trigger_of())
-    roster.remember(samples(A, 3), NOW)
-    roster.remember(samples(A, 3), NOW + 3000)
-    assert list(roster.replicas([], [scrape(A)], NOW + 6000)) == ["a"]
+    roster.replicas(samples(A, 3), [scrape(A)], NOW)
+    other = scrape({"pod": "x", "instance": "10.0.0.9:9100", "job": "nodes"})
+    late = NOW + 301
+    assert problem(roster.replicas([], [other], late)["a"]).startswith("its scrapes ended")
+    assert list(roster.replicas([], [other, scrape(B)], late)) != ["a"]
+
+    ended = Roster(trigger_of())
+    ended.replicas(samples(A, 3), [scrape(A)], NOW)
+    assert list(ended.replicas([], [other], NOW + 5)) == []
+    assert list(ended.replicas([], [other], late)) == []
+
+
+def test_what_a_young_prometheus_has_not_scraped_yet_is_not_gone() -> None:
+    """It came back with an empty disk, and another target of it has an `up` already."""
+    roster = Roster(trigger_of())
+    roster.replicas(samples(A, 3), [scrape(A)], NOW)
+    found = roster.replicas([], [scrape(B)], NOW + 30, is_young=True)
+    assert problem(found["a"]) == "this Prometheus has not scraped it yet"
+
+
+SELECTOR = 'job="vllm"'
+
+
+def test_with_a_selector_every_address_that_it_selects_is_a_replica() -> None:
+    """One that cannot be scraped loads or is broken; one that has no series is not understood."""
+    roster = Roster(trigger_of(selector=SELECTOR))
+    down, bare = scrape(A, succeeded=False), scrape(B)
+    other = scrape({"pod": "c", "instance": "10.0.0.3:8000", "job": "else"})
+    found = roster.replicas([], [down, bare, other], NOW)
+    assert problem(found["a"]) == "Prometheus cannot scrape it (up is 0)"
+    assert problem(found["b"]) == NOT_SEEN
+    assert sorted(found) == ["a", "b"]
+    assert roster.loading == {"a"}
+
+
+@pytest.mark.parametrize("selector", ['model_name="llama"', 'model_name!="qwen"', 'tier=""'])
+def test_a_selector_of_the_engines_own_labels_selects_no_scrapes(selector: str) -> None:
+    """What a scrape does not say is not true of it."""
+    assert Roster(trigger_of(selector=selector)).replicas([], [scrape(A)], NOW) == {}
+
+
+def test_a_sidecar_that_is_selected_is_no_replica() -> None:
+    """Nor is a part of a replica that it hides: its pod has the engine's series already."""
+    sidecar = A | {"instance": "10.0.0.1:9000"}
+    roster = Roster(trigger_of(selector=SELECTOR))
+    assert waiting(roster.replicas(samples(A, 3), [scrape(A), scrape(sidecar)], NOW)["a"]) == 3
+
+
+def test_replicas_of_another_model_are_not_selected() -> None:
+    """Of a job that serves several; nor while they cannot be scraped."""
+    roster = Roster(trigger_of(selector=SELECTOR, model="llama"))
+    qwen = samples(B | {"model_name": "qwen"}, 3)
+    assert list(roster.replicas(samples(A, 3) + qwen, [scrape(A), scrape(B)], NOW)) == ["a"]
+    later = [scrape(A), scrape(B, succeeded=False)]
+    assert list(roster.replicas(samples(A, 3), later, NOW + 2)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "alike"),
+    [
+        ("llama-7d9f8c6b5-x2x7k", "llama-5c4d9f7b8-9qz2w", True),
+        ("llama-0", "llama-1", True),
+        ("llama-7d9f8c6b5-x2x7k", "qwen-5c4d9f7b8-9qz2w", False),
+        ("llama-0", "llama-0-1", False),
+    ],
+)
+def test_a_pod_of_a_known_workload_is_a_replica(old: str, new: str, alike: bool) -> None:  # noqa: FBT001
+    """A new version whose families have other names is not understood, and not idle."""
+    roster = Roster(trigger_of())
+    roster.replicas(samples(A | {"pod": old}, 0), [scrape(A | {"pod": old})], NOW)
+    found = roster.replicas([], [scrape(B | {"pod": new})], NOW + 2)
+    assert list(found) == ([new] if alike else [])
+    assert list(roster.replicas([], [scrape(B | {"pod": new, "job": "x"})], NOW + 2)) == []
+
+
+def test_names_are_right_once_they_matched() -> None:
+    """Until then, no series is no answer."""
+    roster = promreplicas.Roster(trigger_of(model="lama"))
+    space = Space("models", ["auto"])
+    for sample in samples(A, 3):
+        space.add(sample)
+    roster.remember(space, NOW)
+    assert not roster.is_right
+    space.add(Sample("vllm:num_requests_running", A | {"model_name": "lama"}, 0.0, NOW))
+    roster.remember(space, NOW)
+    assert roster.is_right
 
 
 def test_a_replica_that_changes_its_model_does_not_answer() -> None:
@@ -207,8 +312,20 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many pods come and go, only so many are remembered: the latest."""
     monkeypatch.setattr(promreplicas, "MAX_PARTS", 2)
     roster = Roster(trigger_of())
-    pods = [A | {"pod": f"pod-{number}"} for number in range(4)]
+    pods = [A | {"pod": pod} for pod in "abcd"]
     for second, pod in enumerate(pods):
         roster.remember(samples(pod, 3), NOW + second)
     found = roster.replicas([], [scrape(pod) for pod in pods], NOW + 4)
-    assert sorted(found) == ["pod-2", "pod-3"]
+    assert sorted(found) == ["c", "d"]
+
+
+def test_memory_of_other_models_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likewise, and for an hour after they are gone."""
+    monkeypatch.setattr(promreplicas, "MAX_PARTS", 2)
+    roster = Roster(trigger_of(model="llama", selector=SELECTOR))
+    for second, pod in enumerate("bcd"):
+        roster.replicas(
+            samples(A | {"pod": pod, "model_name": "qwen"}, 3), [scrape(A)], NOW + second
+        )
+    gone = [scrape(A | {"pod": pod}, succeeded=False) for pod in "bcd"]
+    assert sorted(roster.replicas([], gone, NOW + 4)) == ["b"]
