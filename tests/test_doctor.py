@@ -22,7 +22,7 @@ from keda_scaler.doctor.families import nearest
 from keda_scaler.keda.scaledobject import parse_scaled_object
 from keda_scaler.probe import TlsFiles
 from keda_scaler.sim.kubernetes import SimulatedEndpoint
-from keda_scaler.sources import pages
+from keda_scaler.sources import pages, promapi
 from keda_scaler.sources.apiserver import at_url
 from metrics_page import CAPTURES, Page
 from prometheus_fake import FakePrometheus
@@ -512,8 +512,9 @@ async def test_tls(tmp_path: Path) -> None:
 # Prometheus
 
 
-async def test_prometheus(tmp_path: Path) -> None:
+async def test_prometheus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real one: fresh, with its replicas; and what it says when it is not there or has none."""
+    monkeypatch.setattr(promapi.Pin, "is_young", lambda *_: False)
     prometheus = PrometheusProcess(tmp_path)
     try:
         async with scene() as it:
@@ -542,8 +543,8 @@ async def test_prometheus(tmp_path: Path) -> None:
     assert "its newest sample is" in good["prometheus"].says
     assert good["engine"] == ok("engine", "vllm")
     assert "vllm:num_requests_waiting" in good["families"].says
-    assert renamed["engine"].status is Status.WARN
-    assert "lists no replica in namespace others" in renamed["engine"].says
+    assert renamed["engine"].status is Status.FAIL
+    assert renamed["engine"].says == "no series of sglang within a week"
     assert own["engine"] == skipped("engine", "own queries are read, whatever the engine is")
     assert own["families"] == ok("families", "concurrencyQuery")
     assert empty["families"].status is Status.FAIL

@@ -22,13 +22,14 @@ LOOK_SECONDS = 60.0
 MAX_LOOKS = 10
 """Targets that look in one round; the others have their turn in the next ones."""
 
+MAX_NAMES = 5000
+"""Combinations of names and labels that are looked through."""
+
 WEEK = "1w"
+"""How far a look goes back."""
 
 _SHOWN = 3
 """Names that are shown."""
-
-_MAX_NAMES = 200
-"""Names that Prometheus is asked for."""
 
 _NAMESPACE_LABELS = (
     "exported_namespace",
@@ -120,7 +121,7 @@ async def _elsewhere(prometheus: Prometheus, pin: Pin, namespace: str, trigger: 
             for label in _NAMESPACE_LABELS
         ),
     ]
-    found = await _ask(prometheus, pin, f"topk({_MAX_NAMES}, {' or '.join(parts)})")
+    found = await _ask(prometheus, pin, f"topk({MAX_NAMES}, {' or '.join(parts)})")
     for sample in found:
         for label in _NAMESPACE_LABELS:
             if label in sample.labels:
@@ -144,7 +145,3 @@ async def _ask(prometheus: Prometheus, pin: Pin, promql: str) -> list[Sample]:
     if len(found) > MAX_NAMES:
         raise SourceError(f"more than {MAX_NAMES} names within a week match the trigger")
     return [sample_of(series, pin) for series in found]
-
-
-MAX_NAMES = 5000
-"""Combinations of names and labels that are looked through."""

@@ -16,7 +16,7 @@ REASONS: Mapping[str, str] = {
     ),
     "half-a-page": "cannot read the page: ClientPayloadError",
     "wrong-engine": "no series of vllm",
-    "dns-empty": "cannot connect",
+    "dns-empty": "llama.invalid cannot be resolved",
     "kubernetes-away": "the Kubernetes API server answers 500 to list EndpointSlices",
     "service-gone": "no EndpointSlice of Service llama: does it exist?",
     "prometheus-frozen": (
@@ -114,7 +114,7 @@ SOURCES = (
     _busy("half-a-page", "Every page breaks off in the middle, for 10 minutes.", Hits.PAGES, 10),
     _busy("no-metrics", "Every page answers 200 and no metrics, for 10 minutes.", Hits.PAGES, 10),
     _busy("wrong-engine", "Every page is of another engine, for 10 minutes.", Hits.PAGES, 10),
-    _busy("dns-empty", "DNS has no address for `endpoints`, for 10 minutes.", Hits.PAGES, 10),
+    _busy("dns-empty", "DNS has no address for `endpoints`, for 10 minutes.", Hits.SOURCE, 10),
     _busy("twenty-minutes", "Every page refuses, for 20 minutes.", Hits.PAGES, 20),
     _busy(
         *("half-an-hour-held", "Every page refuses, for half an hour, `holdSeconds: 3600`."),

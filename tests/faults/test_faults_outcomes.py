@@ -109,10 +109,13 @@ async def test_half_a_page() -> None:
 
 
 async def test_no_name() -> None:
-    """DNS has no address for the name; how a resolver says so is up to the system."""
-    outcome = await page_outcome("http://llama.invalid:8000/metrics")
+    """DNS has no address for the name: the list is unknown, and not empty."""
+    trigger = {"endpoints": "http://llama.invalid:8000/metrics", "engine": "vllm"}
+    async with endpoint_reading.reading(trigger, RESOLVING) as notebook:
+        await notebook.until(lambda: notebook.problems)
 
-    assert outcome.startswith(REASONS["dns-empty"])
+    assert notebook.problems[0].startswith(REASONS["dns-empty"])
+    assert not notebook.listings
 
 
 @contextlib.asynccontextmanager

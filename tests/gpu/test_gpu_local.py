@@ -41,7 +41,7 @@ async def test_a_replica_on_this_host_has_all_of_its_gpus(driver: FakeDriver, no
 
     found = await node.gpus.of("models", NEAR)
 
-    assert found == DeviceReadings(Value(0.5, 1000.0), Value(0.25, 1000.0))
+    assert found == DeviceReadings(Value(0.5, 1000.0, 2), Value(0.25, 1000.0, 2))
     assert "no GPU of the scaler's own node is the replica's" in str(await node.memory(FAR))
 
 
