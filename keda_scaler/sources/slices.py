@@ -151,7 +151,8 @@ def _members(slices: Iterable[Slice]) -> list[tuple[Slice, _Member]]:
     """List each replica once, without those that are gone but for their name.
 
     A pod is in a slice per address family, and while slices are rewritten in two of one family:
-    IPv4 wins, then the slice written last, then what is ready.
+    IPv4 wins, then the slice written last, then what is ready. Of two names with the same page the
+    pod's wins over a bare address.
     """
     best: dict[str, tuple[tuple[Any, ...], Slice, _Member]] = {}
     for part in slices:
@@ -163,8 +164,25 @@ def _members(slices: Iterable[Slice]) -> list[tuple[Slice, _Member]]:
             known = best.get(member.name)
             if known is None or rank > known[0]:
                 best[member.name] = (rank, part, member)
-    chosen = ((part, member) for _, (_, part, member) in sorted(best.items()))
-    return [(part, m) for part, m in chosen if m.serving or not m.terminating]
+    pages: dict[tuple[str, tuple[tuple[str, int], ...]], tuple[tuple[Any, ...], str]] = {}
+    for name, (rank, part, member) in best.items():
+        page, claim = (member.address, part.ports), ((name != member.address, *rank), name)
+        pages[page] = max(claim, pages.get(page, claim))
+    names = {name for _, name in pages.values()}
+    chosen = [(part, m) for name, (_, part, m) in sorted(best.items()) if name in names]
+    return [(p, m) for p, m in _of_one_family(chosen) if m.serving or not m.terminating]
+
+
+def _of_one_family(members: list[tuple[Slice, _Member]]) -> list[tuple[Slice, _Member]]:
+    """Leave out bare addresses of a family when the other one has as many members: they are the
+    same ones, and nothing else says so.
+    """
+    for family in ("IPv6", "IPv4"):
+        bare = [(p, m) for p, m in members if p.family == family and m.name == m.address]
+        others = sum(part.family != family for part, _ in members)
+        if bare and len(bare) == others:
+            return [each for each in members if each not in bare]
+    return members
 
 
 def resolve(

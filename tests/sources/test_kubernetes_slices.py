@@ -291,3 +291,38 @@ def test_a_port_that_a_slice_lacks_makes_the_list_unknown() -> None:
     found = resolve("llama", [part(endpoint(), ports=[HTTP])], "8000-8001", "/")
 
     assert found == Missing("Service llama has no port 8001; it has http (8000)")
+
+
+def test_a_pod_under_two_names_counts_once() -> None:
+    """By its reference in one slice and by its bare address in another: the pod's name wins."""
+    named = part(*(endpoint(f"10.0.0.{n}", f"gpu-{n}") for n in range(1, 4)))
+    bare = part(*(endpoint(f"10.0.0.{n}", None) for n in range(1, 4)), name="by-hand", version="9")
+
+    for order in ((named, bare), (bare, named)):
+        resolved = resolve("llama", order, None, "/metrics")
+        assert not isinstance(resolved, Missing)
+        assert [each.replica.name for each in resolved] == ["gpu-1", "gpu-2", "gpu-3"]
+
+
+def test_two_pods_of_a_node_that_share_its_address_are_two() -> None:
+    """With the host's network their ports differ."""
+    both = part(endpoint(pod="a"), ports=[METRICS]), part(endpoint(pod="b"), name="b")
+
+    assert urls(*both) == ["http://10.0.0.1:9090/metrics", "http://10.0.0.1:8000/metrics"]
+
+
+@pytest.mark.parametrize("pod", ["gpu-{}", None])
+def test_bare_addresses_of_both_families_count_once(pod: str | None) -> None:
+    """Seven pods of a dual-stack Service are seven, whatever each slice says of them."""
+    four = part(*(endpoint(f"10.0.0.{n}", pod and pod.format(n)) for n in range(7)))
+    six = part(*(endpoint(f"fd00::{n}", None) for n in range(7)), name="six", family="IPv6")
+
+    assert urls(four, six) == [f"http://10.0.0.{n}:8000/metrics" for n in range(7)]
+
+
+def test_addresses_of_one_family_alone_are_replicas_of_their_own() -> None:
+    """Where they are not as many as those of the other one, they are not the same."""
+    four = part(endpoint("10.0.0.1", None), endpoint("10.0.0.2", None))
+    six = part(endpoint("fd00::3", None), name="six", family="IPv6")
+
+    assert len(urls(four, six)) == 3
