@@ -11,6 +11,7 @@ from unittest import mock
 
 import grpc
 
+import fault_prometheus
 from fault_scene import METADATA, Hits, Scene
 from fault_world import World
 from keda_scaler.core.decision import State
@@ -22,6 +23,7 @@ from keda_scaler.keda.client import Failure, Measured, MetricResult, TriggerResu
 from keda_scaler.keda.cluster import Cluster, observe, poll, push, sync_hpa
 from keda_scaler.keda.scaledobject import KedaTrigger, ScaledObject
 from keda_scaler.rpc.convert import to_activity, to_metrics
+from keda_scaler.sources import promrounds
 from keda_scaler.sources.reports import _tell_replica
 from keda_scaler.store import Store, Target
 
@@ -224,6 +226,8 @@ class Play:
         """By how many seconds the clock on the wall is ahead of the monotonic one."""
         self._demand: Demand | None = None
         self._told_active = False
+        self._rounds: list[promrounds.Target] = []
+        """What Prometheus tells each of the scalers, if they read one."""
         self._played = Played()
 
     def run(self, watch: Callable[[tuple[Target, ...]], None] = lambda _: None) -> Played:
@@ -264,11 +268,32 @@ class Play:
         if self._scalers.targets:
             return False
         self._scalers.begin(self._trigger, self._clock)
+        self._rounds = [
+            promrounds.Target(fault_prometheus.NAMESPACE, self._trigger, target)
+            for target in self._scalers.targets
+        ]
         return True
+
+    def _read_prometheus(self, second: int) -> None:
+        """Be a round of a Prometheus, in which all that its rules say is ours."""
+        now, scene = self._clock.now, self._scene
+        for source, target in zip(self._rounds, self._scalers.targets, strict=True):
+            fault_prometheus.tell(source, self._world, second, now)
+            numbers = [
+                value.number
+                for each in target.snapshot.replicas
+                if (value := each.values.get(Signal.CONCURRENCY)) is not None and value.at == now
+            ]
+        wrong = {Hits.PAGES, Hits.FAMILIES, Hits.SCRAPES, Hits.DISK}
+        complete = not any(scene.fault(each, second) for each in wrong)
+        self._note(second, busy=any(numbers), complete=complete and len(numbers) > 0)
 
     def _read(self, second: int) -> None:
         """Be the source of readings, at one of its polls."""
         scene, now = self._scene, self._clock.now
+        if self._trigger.by_prometheus:
+            self._read_prometheus(second)
+            return
         if self._trigger.by_reports:
             tally = self._world.reports(second, now)
             for target in self._scalers.targets:

@@ -7,6 +7,8 @@ from enum import StrEnum
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 
 METADATA = {"service": "llama", "targetQueueDepth": "5"}
+THROUGH_PROMETHEUS = {"prometheus": "main", "engine": "vllm"}
+"""Trigger keys in the place of `service`."""
 
 
 class Hits(StrEnum):
@@ -19,6 +21,9 @@ class Hits(StrEnum):
     GATEWAY = "the wake source"
     GAUGES = "nothing, but gauges and counters of the engine stand still"
     ENDPOINTS = "nothing, but the list names no replica although some run"
+    FAMILIES = "the families that the trigger knows: pages have others, and Prometheus scrapes them"
+    SCRAPES = "whoever scrapes the replicas; Prometheus has other targets that are scraped"
+    DISK = "all that Prometheus knew: it has scraped no replica yet since it came back"
     SCALER = "the scaler: it is not there, and begins anew"
     STREAM = "the stream that KEDA keeps open"
     WALL = "nothing, but the clock on the wall is a day ahead"
@@ -104,6 +109,6 @@ class Scene:
     def trigger(self) -> Trigger:
         """The trigger as KEDA would send it."""
         given = {**METADATA, **self.keys}
-        if given.get("engine") == "reports":
+        if given.get("engine") == "reports" or "prometheus" in given:
             del given["service"]
-        return parse_trigger(given, Accepts(reports=True))
+        return parse_trigger(given, Accepts(frozenset({"main"}), reports=True))

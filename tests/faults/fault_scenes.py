@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from fault_scene import Fault, Hits, Load, Scene
+from fault_scene import THROUGH_PROMETHEUS, Fault, Hits, Load, Scene
 from keda_scaler.sources.pages import PAGE_SECONDS
 
 REASONS: Mapping[str, str] = {
@@ -321,8 +321,85 @@ REPLICAS = (
 )
 """What replicas themselves do."""
 
+
+def _prometheus(name: str, what: str, *faults: Fault, minutes: int = 12, **keys: str) -> Row:
+    """Play faults under load, through Prometheus."""
+    return Row(
+        name=name,
+        what=what,
+        scene=Scene(
+            seconds=START + 60 * minutes,
+            replicas=3,
+            load=_BUSY,
+            faults=faults,
+            keys={**THROUGH_PROMETHEUS, **keys},
+        ),
+    )
+
+
+PROMETHEUS = (
+    _prometheus(
+        "scrapes-fail",
+        "Prometheus cannot scrape any replica (`up` is 0), for 10 minutes.",
+        Fault(Hits.PAGES, START, START + 600),
+    ),
+    _prometheus(
+        "scrapes-fail-for-hours",
+        "The same for 70 minutes, `holdSeconds: 7200`.",
+        Fault(Hits.PAGES, START, START + 4200),
+        minutes=72,
+        holdSeconds="7200",
+    ),
+    replace(
+        _prometheus(
+            "never-scraped",
+            "The ScaledObject is new, and every page has answered 401 from the start, for "
+            "10 minutes; `selector` selects them.",
+            Fault(Hits.PAGES, 0, 660),
+            selector='job="vllm"',
+        ),
+        zero=0,
+    ),
+    _prometheus(
+        "families-renamed",
+        "A new version of the engine gives its families other names, for 10 minutes.",
+        Fault(Hits.FAMILIES, START, START + 600),
+    ),
+    _prometheus(
+        "agent-dies",
+        "Whoever scrapes the replicas dies, for 20 minutes, while other targets are scraped; "
+        "`holdSeconds: 3600`.",
+        Fault(Hits.SCRAPES, START, START + 1200),
+        minutes=22,
+        holdSeconds="3600",
+    ),
+    _prometheus(
+        "disk-lost",
+        "Prometheus comes back with an empty disk, and begins to scrape the replicas after a "
+        "minute.",
+        Fault(Hits.DISK, START, START + 60),
+    ),
+    _prometheus(
+        "disk-and-scaler-lost",
+        "The same, and the scaler was killed with it.",
+        Fault(Hits.DISK, START, START + 20),
+        Fault(Hits.SCALER, START, START + 5),
+    ),
+    replace(
+        _prometheus("prometheus-work-ends", "All work ends, and nothing is wrong."),
+        scene=Scene(
+            seconds=START + 420,
+            replicas=3,
+            load=(Load(0, START, 12),),
+            keys=THROUGH_PROMETHEUS,
+        ),
+    ),
+)
+"""What Prometheus has, and what it lacks."""
+
 TABLES: Mapping[str, tuple[Row, ...]] = {
     "sources": SOURCES,
+    "prometheus": PROMETHEUS,
     "scaler": SCALER,
     "waking": WAKING,
     "replicas": REPLICAS,
@@ -347,6 +424,16 @@ ENDS = (
     replace(
         _busy("scaler-away", "The scaler is away, for 10 minutes.", Hits.SCALER, 10),
         remedy="two pods of the scaler, on two nodes",
+    ),
+    replace(
+        _prometheus(
+            "new-and-misspelt",
+            "The ScaledObject is new, and no series has the names that its trigger gives.",
+            minutes=2,
+            model="lama",
+        ),
+        zero=0,
+        remedy="`initialCooldownPeriod` in the ScaledObject; `keda-scaler doctor` before",
     ),
     replace(
         _waking(

@@ -52,7 +52,7 @@ def test_the_guarantee_ends_where_the_page_says(row: Row) -> None:
     assert any(sleep.works for sleep in outcome(row.name).raced.sleeps)
 
 
-@named(ENDS[:4])
+@named(ENDS[:5])
 def test_only_the_race_makes_an_error_deadly(row: Row) -> None:
     """KEDA without it leaves replicas alone for as long as it gets errors."""
     assert not any(sleep.works for sleep in outcome(row.name).plain.sleeps)
