@@ -49,7 +49,8 @@ fmt: $(VENV)/dev  ## format, and mend what can be mended
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-fuzz: $(VENV)/dev  ## give the parsers and the ports what nobody would write, for about five minutes
+fuzz: $(VENV)/dev  ## give parsers and ports what nobody would write, and the scaler 2,000 random worlds; 10 minutes
+	ADVERSARY_WORLDS=2000 $(BIN)/pytest tests/adversary --timeout 0
 	$(BIN)/pytest tests/fuzz -n 2 --hypothesis-profile fuzz --timeout 0
 
 audit: $(VENV)/dev  ## ask for known vulnerabilities of everything in requirements/; needs the network

@@ -1,0 +1,430 @@
+"""Plays plans: a real `Target` of the store, KEDA's polls and the HPA's syncs, in simulated time.
+
+From one event to the next, and nothing in between: a list that changes, a page or a gateway that is
+due, an answer to KEDA. KEDA and the HPA are `keda_scaler.keda`.
+"""
+
+import math
+from asyncio import events
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from dataclasses import replace as changed
+
+import grpc
+
+from adversary_judge import Fault, Judge, Page
+from adversary_plan import AT_ONCE, EPOCH, Hit, Plan
+from adversary_world import Answer, World
+from keda_scaler import engines
+from keda_scaler.core.decision import Decision, Reported, State, Unavailable
+from keda_scaler.core.readings import Demand, Missing
+from keda_scaler.core.signals import Signal
+from keda_scaler.keda.client import Failure, Measured, MetricResult, TriggerResult
+from keda_scaler.keda.cluster import Cluster, observe, poll, push, sync_hpa
+from keda_scaler.keda.scaledobject import KedaTrigger, ScaledObject
+from keda_scaler.sources.enginepages import backoff
+from keda_scaler.sources.pages import PAGE_SECONDS
+from keda_scaler.store import Target
+
+KEDA_AT, KEDA_SECONDS = 7.0, 30.0
+HPA_AT, HPA_SECONDS = 3.0, 15.0
+BY_HAND_SECONDS = 60.0
+"""After this long at zero with work and no gateway, somebody scales up by hand."""
+
+KEDA_TRIGGER = KedaTrigger(0, "external-push", {})
+UNREACHABLE = TriggerResult(
+    KEDA_TRIGGER, Failure("GetMetricSpec", grpc.StatusCode.UNAVAILABLE, "connection refused")
+)
+_LIST_HITS = (Hit.UNLISTED, Hit.HALF_OPEN, Hit.LAG, Hit.API)
+HANGS = f"no answer within {PAGE_SECONDS:g} s"
+
+Make = Callable[[Plan, Callable[[], float]], Target]
+"""Makes the scaler's target, given its clock."""
+
+
+class _Handle:
+    def cancel(self) -> None:
+        """Do nothing: it never rings."""
+
+
+class _Loop:
+    """Stands for the event loop: nobody waits for its timers, because every answer is asked for."""
+
+    def call_later(self, *_: object) -> _Handle:
+        return _Handle()
+
+
+@contextmanager
+def _looping() -> Iterator[None]:
+    before = events._get_running_loop()
+    events._set_running_loop(_Loop())  # type: ignore[arg-type]  # all that a target asks of it
+    try:
+        yield
+    finally:
+        events._set_running_loop(before)
+
+
+def real_target(plan: Plan, clock: Callable[[], float]) -> Target:
+    """Make the target that the product makes."""
+    return Target("default", "m", plan.trigger, clock, lambda *_: None)
+
+
+@dataclass(slots=True)
+class Played:
+    """What came of a plan."""
+
+    seconds: float = 0.0
+    faults: list[Fault] = field(default_factory=list)
+    replicas: list[tuple[float, int]] = field(default_factory=list)
+    """`spec.replicas`, whenever it changes."""
+
+    asked: list[tuple[float, dict[Signal, float | None]]] = field(default_factory=list)
+    """What the HPA was told; None: no value."""
+
+    said: list[tuple[float, str, str]] = field(default_factory=list)
+    """At KEDA's polls: what it was told, and why."""
+
+    trace: deque[str] = field(default_factory=lambda: deque(maxlen=400))
+
+    @property
+    def most(self) -> int:
+        """The most replicas that there were."""
+        return max(count for _, count in self.replicas)
+
+    def most_asked(self, plan: Plan, since: float = 0.0) -> int:
+        """Give the most replicas that a value asked for."""
+        targets = {metric.signal: metric.target for metric in plan.trigger.metrics}
+        return max(
+            (
+                math.ceil(value / targets[signal] - 1e-6)
+                for at, values in self.asked
+                for signal, value in values.items()
+                if value is not None and at >= since
+            ),
+            default=0,
+        )
+
+
+class Play:
+    """One world."""
+
+    def __init__(
+        self, plan: Plan, *, make: Make = real_target, traced: bool = False, patient: bool = False
+    ) -> None:
+        self._plan = plan
+        self._make = make
+        self._traced = traced
+        self._patient = patient
+        """Whether it is played to its end whatever goes wrong."""
+        self._trigger = plan.trigger
+        self._world = World(plan)
+        self._judge = Judge(plan)
+        self._now = 0.0
+        self._target: Target | None = None
+        scaled_object = ScaledObject(
+            "m",
+            min_replica_count=plan.minimum,
+            max_replica_count=plan.maximum,
+            cooldown_period=plan.cooldown,
+            behavior=AT_ONCE if plan.at_once else None,
+            triggers=(KEDA_TRIGGER,),
+        )
+        self._cluster = changed(
+            Cluster(scaled_object, EPOCH, plan.replicas),
+            last_active=EPOCH if plan.replicas else None,
+        )
+        self._pages: dict[str, Page] = {}
+        """By the name of each replica that is told."""
+        self._told: frozenset[str] = frozenset()
+        self._confirmed_at = 0.0
+        self._late: list[tuple[float, str]] = []
+        """Pages that hang, and when that is noticed."""
+        self._list_at = self._gateway_at = math.inf
+        self._gateway_ok = True
+        self._was_active = False
+        self._keda_at, self._hpa_at = KEDA_AT, HPA_AT
+        self._zero_since = 0.0
+        self._played = Played(replicas=[(0.0, plan.replicas)])
+
+    def run(self) -> Played:
+        """Play it, to its end or to the first fault."""
+        changes_at = 0.0
+        with _looping():
+            while self._now < self._plan.seconds and (self._patient or not self._played.faults):
+                if self._now >= changes_at:
+                    self._change()
+                    changes_at = self._world.next_change(self._now)
+                before = self._cluster.replicas
+                self._read()
+                self._autoscale()
+                if self._cluster.replicas != before:
+                    self._scaled(before)
+                    changes_at = self._now
+                    continue
+                self._now = self._next(changes_at)
+        self._played.seconds = self._now
+        return self._played
+
+    def _clock(self) -> float:
+        return EPOCH + self._now
+
+    def _next(self, changes_at: float) -> float:
+        times = [changes_at, self._keda_at, self._hpa_at]
+        if self._target is not None:
+            times += [self._list_at, self._gateway_at]
+            times += [page.due for page in self._pages.values()]
+            times += [at for at, _ in self._late]
+        return max(min(times), self._now + 0.001)
+
+    def _change(self) -> None:
+        """Move the world on, and let those hear of it who watch it."""
+        world, now = self._world, self._now
+        world.step(now)
+        is_away = world.find(Hit.SCALER) is not None
+        if is_away and self._target is not None:
+            self._log("the scaler is away")
+            self._target, self._was_active = None, False
+            self._forget()
+        elif not is_away and self._target is None:
+            self._log("the scaler begins")
+            self._target = self._make(self._plan, self._clock)
+            self._judge.has_listed = False
+            self._list_at = now
+            self._gateway_at = now + 1 if self._trigger.wake_from else math.inf
+        if self._target is not None:
+            self._list()
+            if self._trigger.wake_from and self._gateway_at > now + 1 and self._target.is_waking:
+                self._gateway_at = now + 1
+        self._judge.note(now, world, self._told)
+        if self._traced:
+            loads = {pod.name: pod_work.requests for pod, pod_work in world.loads.items()}
+            kept = {pod.name: pod_work.requests for pod, pod_work in world.kept.items()}
+            wrong = [str(event.hit) for event in world.active]
+            self._log(f"load {loads} kept {kept} held {world.held} {'; '.join(wrong)}")
+
+    def _forget(self) -> None:
+        self._pages, self._told, self._late = {}, frozenset(), []
+
+    def _list(self, *, alone: bool = True) -> None:
+        """Be the watch: tell what is listed, or take it in for the poll that will tell it."""
+        world, now, target = self._world, self._now, self._target
+        assert target is not None
+        self._list_at = now + self._trigger.poll_seconds + 0.01  # pages at the same time confirm it
+        replicas = world.listing(now)
+        if world.find(Hit.UNLISTED) or world.find(Hit.API):
+            target.unlisted("the Kubernetes API server cannot be reached")
+            return
+        if world.find(Hit.HALF_OPEN):
+            if not self._judge.has_listed:
+                target.unlisted("EndpointSlices not listed yet")
+            return
+        self._confirmed_at, self._judge.has_listed = now, True
+        names = frozenset(replica.name for replica in replicas)
+        for replica in replicas:
+            page = self._pages.get(replica.name)
+            if page is None:
+                self._pages[replica.name] = page = Page(self._first_due(replica.name))
+            if page.heard_at == -math.inf and replica.ready:
+                page.heard_at, page.due = now, min(page.due, now + 0.5)  # read at once
+        if names != self._told:
+            self._pages = {name: self._pages[name] for name in sorted(names)}
+            self._told = names
+            self._log(f"listed {sorted(names)}")
+        if alone:
+            target.listed(replicas, self._clock())
+
+    def _first_due(self, name: str) -> float:
+        poll_seconds = self._trigger.poll_seconds
+        if not self._plan.apart:
+            return math.floor(self._now + 0.5) + 0.5
+        return self._now + 0.5 + sum(name.encode()) % 4 * poll_seconds / 4
+
+    def _read(self) -> None:
+        """Be the sources: read what is due."""
+        target, now = self._target, self._now
+        if target is None:
+            return
+        if now >= self._list_at:
+            self._list()
+        late = [(at, name) for at, name in self._late if at <= now]
+        if late:
+            self._late = [each for each in self._late if each not in late]
+            for _, name in late:
+                if name in self._pages and math.isinf(self._pages[name].due):
+                    self._take({name: (engines.missing(HANGS), None)})
+        due = [name for name, page in self._pages.items() if page.due <= now]
+        if due:
+            self._fetch(due)
+        if now >= self._gateway_at:
+            self._read_gateway()
+        if due or late:
+            self._judge.look(now, self._world)
+            self._note_news()
+        self._push()
+
+    def _fetch(self, due: list[str]) -> None:
+        pods, now = self._world.pods, self._now
+        answers: dict[str, Answer] = {}
+        for name in due:
+            answer = self._world.page(pods.get(name), now)
+            if answer is not None:
+                answers[name] = answer
+                continue
+            page = self._pages[name]
+            page.due, page.failed_at = math.inf, now
+            self._late.append((now + PAGE_SECONDS, name))
+        self._take(answers)
+
+    def _take(self, answers: dict[str, Answer]) -> None:
+        """Tell what pages gave."""
+        target, now = self._target, self._now
+        assert target is not None
+        for name, (readings, _) in answers.items():
+            page = self._pages[name]
+            if any(isinstance(reading, Missing) for reading in readings.values()):
+                page.failures, page.failed_at = page.failures + 1, now
+            else:
+                page.failures, page.heard_at = 0, now
+            page.due = now + backoff(self._trigger.poll_seconds, page.failures)
+        is_listed = not any(self._world.find(hit) for hit in _LIST_HITS)
+        if is_listed and answers.keys() == self._pages.keys():
+            self._list(alone=False)
+            listed = {each.name: each for each in self._world.listing(now)}
+            target.polled({listed[name]: answers[name] for name in answers}, self._clock())
+            return
+        for name, (readings, engine) in answers.items():
+            target.read(name, readings, engine)
+
+    def _read_gateway(self) -> None:
+        target = self._target
+        assert target is not None
+        demand = self._world.demand(self._now)
+        self._gateway_at = self._now + self._trigger.poll_seconds
+        self._gateway_ok = isinstance(demand, Demand)
+        target.demanded(demand)
+        if isinstance(demand, Demand) and demand.in_flight:
+            self._judge.news_at = self._now
+
+    def _note_news(self) -> None:
+        """Write down whether it is known now that there is work, or that there is none."""
+        target, now = self._target, self._now
+        assert target is not None
+        since = self._clock() - self._trigger.stale_after
+        is_known = self._gateway_ok and now < self._confirmed_at + self._trigger.stale_after
+        for known in target.snapshot.replicas:
+            value = known.values.get(Signal.CONCURRENCY)
+            page = self._pages.get(known.replica.name)
+            is_read = value is not None and value.at > since and page and not page.failures
+            if is_read and value is not None and value.number:
+                self._judge.news_at = now
+                return
+            is_known = is_known and bool(is_read)
+        if is_known:
+            self._judge.news_at = now
+
+    def _push(self) -> None:
+        """Be the stream."""
+        assert self._target is not None
+        is_active = self._target.decision().state is State.ACTIVE
+        if is_active and not self._was_active and not self._is_away(Hit.KEDA):
+            self._cluster = push(self._observed(), self._clock())
+        self._was_active = is_active
+
+    def _is_away(self, *hits: Hit) -> bool:
+        return any(self._world.find(hit) is not None for hit in (*hits, Hit.API))
+
+    def _autoscale(self) -> None:
+        now = self._now
+        if now >= self._keda_at:
+            self._keda_at += KEDA_SECONDS
+            if not self._is_away(Hit.KEDA):
+                self._poll()
+        if now >= self._hpa_at:
+            self._hpa_at += HPA_SECONDS
+            if self._cluster.replicas and not self._is_away(Hit.KEDA):
+                self._sync()
+
+    def _poll(self) -> None:
+        before, now = self._cluster.replicas, self._now
+        result = self._ask()
+        is_error = result.is_error
+        raced = self._plan.race and is_error and self._target is not None
+        self._cluster = poll(self._observed(), () if raced else (result,), self._clock())
+        decision = None if self._target is None else self._target.decision()
+        said = "error" if is_error else "active" if result.is_active else "inactive"
+        why = "away" if decision is None else f"{decision.reason}: {decision.text}"
+        self._played.said.append((now, said, why))
+        self._log(f"KEDA hears {said} ({why})")
+        if before and not self._cluster.replicas:
+            self._blame(self._judge.sleep(now, self._pages, was_error=is_error))
+        elif (
+            self._plan.gateway is None
+            and not before
+            and self._world.total.requests
+            and now >= self._zero_since + BY_HAND_SECONDS
+        ):
+            self._cluster = changed(self._cluster, replicas=1, last_active=self._clock())
+
+    def _sync(self) -> None:
+        result, now = self._ask(), self._now
+        before = self._cluster.replicas
+        values: dict[Signal, float | None] = {m.signal: None for m in self._trigger.metrics}
+        if not isinstance(result.metrics, Failure):
+            for metric in result.metrics:
+                if isinstance(metric.answer, Measured):
+                    values[Signal(metric.name)] = metric.answer.total
+        self._played.asked.append((now, values))
+        self._cluster = sync_hpa(self._observed(), (result,), self._clock())
+        if self._traced:
+            shown = {str(signal): value for signal, value in values.items()}
+            self._log(f"HPA hears {shown}")
+        if self._target is not None:
+            self._blame(self._judge.asked(now, values, before, self._pages))
+
+    def _blame(self, fault: Fault | None) -> None:
+        if fault is not None:
+            self._played.faults.append(fault)
+            self._log(f"FAULT {fault.what}")
+
+    def _scaled(self, before: int) -> None:
+        after, world = self._cluster.replicas, self._world
+        self._log(f"from {before} to {after}")
+        self._played.replicas.append((self._now, after))
+        world.workload.wanted = after
+        self._zero_since = self._now
+
+    def _observed(self) -> Cluster:
+        workload = self._world.workload
+        return observe(self._cluster, created=workload.created(), ready=workload.ready(self._now))
+
+    def _ask(self) -> TriggerResult:
+        """Ask what KEDA asks."""
+        if self._target is None:
+            return UNREACHABLE
+        decision = self._target.decision()
+        results = [
+            MetricResult(
+                str(metric.signal),
+                f"s0-{metric.signal}",
+                metric.target,
+                _answer(decision, metric.signal),
+            )
+            for metric in self._trigger.metrics
+        ]
+        return TriggerResult(KEDA_TRIGGER, tuple(results))
+
+    def _log(self, text: str) -> None:
+        if self._traced:
+            self._played.trace.append(f"{self._now:8.1f} {text}")
+
+
+def _answer(decision: Decision, signal: Signal) -> Measured | Failure:
+    """Give what KEDA makes of GetMetrics and IsActive."""
+    answer = decision.answers[signal]
+    if decision.state is State.UNKNOWN or isinstance(answer, Unavailable):
+        return Failure("GetMetrics", grpc.StatusCode.UNAVAILABLE, "unknown")
+    is_active = decision.state is State.ACTIVE
+    values = (round(answer.number, 3),) if isinstance(answer, Reported) else ()
+    return Measured(values, is_active)
