@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,7 +13,8 @@ import structlog
 
 from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.trigger import Accepts
-from keda_scaler.errors import SettingsError
+from keda_scaler.errors import BrokenError, SettingsError
+from keda_scaler.forever import keep
 from keda_scaler.garbage import keep_frozen
 from keda_scaler.reload import Reloader
 from keda_scaler.rpc.server import Server
@@ -66,6 +68,8 @@ class App:
         self._reloader: Reloader | None = None
         self._exits = contextlib.AsyncExitStack()
         self._serving = False
+        self.broken = asyncio.Event()
+        """Set when the process had better begin anew."""
         self.grpc_port = 0
         self.http_port = 0
 
@@ -96,7 +100,7 @@ class App:
         telemetry.watch(store)
         if settings.demo:
             await exits.enter_async_context(embedded_engine())
-        exits.push_async_callback(_cancel, asyncio.create_task(_sweep(store), name="sweep"))
+        self._keep("sweep", partial(_sweep, store), exits)
         reports_api = await asyncio.to_thread(_reports_api, settings, self._reports)
         access = await asyncio.to_thread(_access, settings)
         pages = Pages(TargetsApi(store, access))
@@ -108,8 +112,8 @@ class App:
         servicer = Servicer(
             store, accepts_of(settings), telemetry, settings.max_connection_age_seconds
         )
-        frozen = keep_frozen(lambda: store.made + servicer.streams_made)
-        exits.push_async_callback(_cancel, asyncio.create_task(frozen, name="garbage"))
+        made = lambda: store.made + servicer.streams_made  # noqa: E731  # shorter than a def
+        self._keep("garbage", partial(keep_frozen, made), exits)
         server = Server(servicer, settings.grpc_address, settings.tls)
         await self._directory.prepare()  # before readiness: the first answer would be late else
         await server.start()
@@ -118,6 +122,13 @@ class App:
             self._reload_from(self._origin, servicer, exits)
         self.grpc_port, self.http_port = server.port, web.port
         self._serving = True
+
+    def _keep(
+        self, kind: str, run: Callable[[], Awaitable[None]], exits: contextlib.AsyncExitStack
+    ) -> None:
+        """Run a task of the whole process until it stops; one that dies on and on stops it."""
+        task = asyncio.create_task(keep(kind, run, self.broken.set), name=kind)
+        exits.push_async_callback(_cancel, task)
 
     async def _drain(self, server: Server) -> None:
         self._serving = False
@@ -137,7 +148,7 @@ class App:
             await self._unsupervise(before)
 
         reloader = Reloader(self._settings, origin, take_up, self._telemetry.reloaded)
-        exits.push_async_callback(_cancel, asyncio.create_task(reloader.run(), name="reload"))
+        self._keep("reload", reloader.run, exits)
         self._reloader = reloader
 
     def _follow_by(self, settings: Settings) -> Follow:
@@ -219,6 +230,15 @@ async def _sweep(store: Store) -> None:
         store.forget()
 
 
+async def _first_of(*events: asyncio.Event) -> None:
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()
+
+
 async def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -256,6 +276,8 @@ async def serve(settings: Settings, origin: Origin, started: Callable[[App], Non
     async with app:
         _log.info("serving", grpc_port=app.grpc_port, http_port=app.http_port)
         started(app)
-        await stop.wait()
+        await _first_of(stop, app.broken)
         _log.info("draining")
     _log.info("stopped")
+    if app.broken.is_set():
+        raise BrokenError("a task died again and again: see the log; the process ends")

@@ -6,6 +6,7 @@
     ├── UnavailableError      the answer is unknown, and holding is not (or no longer) an option
     ├── TooManyTargetsError   the cap on targets is reached
     ├── SettingsError         the server's own settings are wrong
+    ├── BrokenError           a task of the whole process dies again and again
     ├── EvidenceError         evidence cannot be written where it was asked for
     ├── SourceError           a source could not be read; becomes a Missing reading, never an answer
     │   ├── PageError         a page was answered, and is not one that we can read
@@ -32,6 +33,10 @@ class TriggerError(KedaScalerError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("; ".join(problems))
+
+
+class BrokenError(KedaScalerError):
+    """A task of the whole process dies again and again: the process had better begin anew."""
 
 
 class UnknownMetricError(KedaScalerError):

@@ -22,7 +22,7 @@ from keda_scaler.doctor.families import nearest
 from keda_scaler.keda.scaledobject import parse_scaled_object
 from keda_scaler.probe import TlsFiles
 from keda_scaler.sim.kubernetes import SimulatedEndpoint
-from keda_scaler.sources import pages, promapi
+from keda_scaler.sources import pages
 from keda_scaler.sources.apiserver import at_url
 from metrics_page import CAPTURES, Page
 from prometheus_fake import FakePrometheus
@@ -512,10 +512,9 @@ async def test_tls(tmp_path: Path) -> None:
 # Prometheus
 
 
-async def test_prometheus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_prometheus(tmp_path: Path) -> None:
     """A real one: fresh, with its replicas; and what it says when it is not there or has none."""
-    monkeypatch.setattr(promapi.Pin, "is_young", lambda *_: False)
-    prometheus = PrometheusProcess(tmp_path)
+    prometheus = await asyncio.to_thread(PrometheusProcess, tmp_path)
     try:
         async with scene() as it:
             prometheus.scrape("pods", "models", {it.page.address: "llama-0"})

@@ -7,10 +7,9 @@ trouble makes no scrape late.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 from prometheus_client import Metric, generate_latest
@@ -20,6 +19,7 @@ from keda_scaler.errors import SettingsError
 from keda_scaler.exporter.engine import EngineAnswer, EnginePage
 from keda_scaler.exporter.families import Known, families
 from keda_scaler.exporter.poll import Poll
+from keda_scaler.forever import keep
 from keda_scaler.gpu.nvml import Gpu, Nvml
 from keda_scaler.gpu.podresources import SOCKET, Holders, read_holders
 
@@ -93,7 +93,7 @@ class Exporter(Collector):
     async def polling(self) -> AsyncIterator[None]:
         """Poll while inside."""
         async with contextlib.AsyncExitStack() as exits:
-            tasks = [asyncio.create_task(run) for run in self._start(exits)]
+            tasks = [asyncio.create_task(keep("exporter", run)) for run in self._start(exits)]
             try:
                 yield
             finally:
@@ -101,25 +101,25 @@ class Exporter(Collector):
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, exits: contextlib.AsyncExitStack) -> Iterator[Coroutine[Any, Any, None]]:
+    def _start(self, exits: contextlib.AsyncExitStack) -> Iterator[Callable[[], Awaitable[None]]]:
         options, seconds = self._options, self._options.interval_seconds
         if options.engine_url is not None:
             page = EnginePage(options.engine_url, options.engine, options.model, time.monotonic)
             exits.push_async_callback(page.aclose)
             self._engine = Poll("engine", page.read, seconds, lambda answer: answer.problem)
-            yield self._engine.run()
+            yield self._engine.run
         if options.gpu is not False:
             nvml, socket = Nvml(), options.pod_resources
             exits.push_async_callback(nvml.aclose)
             self._gpus = Poll("GPUs", nvml.read, seconds, _lacks_of_gpus)
-            yield self._gpus.run()
+            yield self._gpus.run
             self._holders = Poll(
                 "pods of the GPUs",
                 lambda: read_holders(socket),
                 seconds,
                 lambda found: f"no kubelet's socket at {socket}" if found is None else None,
             )
-            yield self._holders.run()
+            yield self._holders.run
 
 
 def _lacks_of_gpus(gpus: tuple[Gpu, ...]) -> str | None:

@@ -33,6 +33,7 @@ import structlog
 
 from keda_scaler.core.readings import Missing
 from keda_scaler.errors import SourceError
+from keda_scaler.forever import keep
 from keda_scaler.sources.apiserver import (
     ApiError,
     ApiServer,
@@ -225,7 +226,9 @@ class _Namespace:
         self._has_relisted = False
         """Whether a compacted version was already answered with a list at once."""
         self._change = asyncio.Event()
-        self._task = asyncio.create_task(self._keep(), name=f"endpoint slices of {name}")
+        self._task = asyncio.create_task(
+            keep("endpoint slices", self._keep), name=f"endpoint slices of {name}"
+        )
 
     async def wait_past(self, changes: int) -> None:
         """Wait for a change after the given count of them."""

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from keda_scaler.errors import SourceError
+from keda_scaler.forever import keep
 from keda_scaler.sources.sink import Clock, Recorder, WakeSink
 from keda_scaler.turns import Turns
 
@@ -114,7 +115,7 @@ class Polls(Generic[T]):
         if reader is None:
             reader = _Reader(what, read, self._record, self._clock, self._manner)
             self._readers[key] = reader
-            task = asyncio.create_task(reader.run(), name=f"poll of {what}")
+            task = asyncio.create_task(keep("poll", reader.run), name=f"poll of {what}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             reader.task = task

@@ -33,6 +33,7 @@ from keda_scaler.engines.queries import Found
 from keda_scaler.engines.samples import Sample
 from keda_scaler.engines.spaces import Part, Space
 from keda_scaler.errors import SourceError, TooMuchError
+from keda_scaler.forever import keep
 from keda_scaler.sources import promnames
 from keda_scaler.sources.polls import TICK_SECONDS
 from keda_scaler.sources.promapi import SETTLED_SECONDS, Pin, Prometheus, sample_of
@@ -178,7 +179,9 @@ class Rounds:
         self._targets[target] = self._new[target] = None
         self._joined.set()
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="rounds of a Prometheus")
+            self._task = asyncio.create_task(
+                keep("rounds", self._run), name="rounds of a Prometheus"
+            )
         try:
             yield
         finally:

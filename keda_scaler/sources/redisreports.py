@@ -38,6 +38,7 @@ from keda_scaler.core.reports import (
     too_many_reporters,
 )
 from keda_scaler.errors import ReportsUnavailableError
+from keda_scaler.forever import keep
 from keda_scaler.sources.redisserver import ANSWER_SECONDS, RedisServer
 from keda_scaler.sources.reports import Changed, Watchers
 from keda_scaler.sources.sink import Clock
@@ -205,8 +206,8 @@ class RedisReports:
         about = (namespace, name)
         if not self._tasks:
             self._tasks = [
-                asyncio.create_task(self._keep_listening(), name="listens to Redis"),
-                asyncio.create_task(self._keep_reading(), name="reads Redis"),
+                asyncio.create_task(keep("redis", self._keep_listening), name="listens to Redis"),
+                asyncio.create_task(keep("redis", self._keep_reading), name="reads Redis"),
             ]
         stop = self._watchers.add(about, changed)
         self._watchers.tell(about)

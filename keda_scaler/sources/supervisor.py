@@ -7,6 +7,7 @@ A target has a source of its replicas, and one of what waits in front of them if
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -15,6 +16,7 @@ from keda_scaler.core.names import REPORTS
 from keda_scaler.core.readings import Missing
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.errors import SourceError
+from keda_scaler.forever import keep
 from keda_scaler.sources.sink import Sink, TargetSink, WakeSink
 
 RESTART_SECONDS = 5.0
@@ -104,7 +106,7 @@ class Supervisor:
     def _start(
         self, what: str, run: Callable[[], Awaitable[None]], fail: Callable[[str], None]
     ) -> asyncio.Task[None]:
-        task = asyncio.create_task(_keep_running(run, fail), name=what)
+        task = asyncio.create_task(keep("source", partial(_keep_running, run, fail)), name=what)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -24,7 +24,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from keda_scaler import KEDA_PROTO, __version__
+from keda_scaler import KEDA_PROTO, __version__, forever
 from keda_scaler.core.decision import Answer, Decision, Reported
 from keda_scaler.lines import Lines
 from keda_scaler.sources.sink import Clock
@@ -100,6 +100,10 @@ class _Scaler(Collector):
         forgotten = _counter(families.FORGOTTEN)
         forgotten.add_metric([], self.store.forgotten if self.store else 0)
         yield forgotten
+        died = _counter(families.DEATHS)
+        for kind in forever.KINDS:  # an alert needs the 0 before the 1
+            died.add_metric([kind], forever.deaths[kind])
+        yield died
 
 
 def _gauge(family: Family) -> GaugeMetricFamily:

@@ -243,6 +243,14 @@ OF_TARGETS = (
 )
 """Metrics with series for each target."""
 
+DEATHS = Family(
+    "keda_scaler_task_deaths_total",
+    "counter",
+    ("task",),
+    "Tasks that died by our fault and began again, by what they do. Any is worth a report.",
+    "9",
+)
+
 OF_SCALER = (
     BUILD,
     RPCS,
@@ -257,5 +265,6 @@ OF_SCALER = (
     TARGETS,
     STUCK,
     NOT_SHOWN,
+    DEATHS,
 )
 """Metrics of the scaler as a whole."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from keda_scaler.sources import promapi
+from keda_scaler.sources.promapi import SETTLED_SECONDS
 
 ROOT = Path(__file__).parents[2]
 STOP_SECONDS = 10
@@ -60,9 +60,7 @@ def free_port() -> int:
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator["PrometheusProcess"]:
     """Run a Prometheus for the tests of a file."""
     process = PrometheusProcess(tmp_path_factory.mktemp("prometheus"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(promapi, "SETTLED_SECONDS", 1.0)  # it is old enough: nobody waits for that
-        yield process
+    yield process
     process.stop()
 
 
@@ -78,6 +76,7 @@ class PrometheusProcess:
         self._scraped: dict[tuple[str, str], int] = {}
         config = folder / "prometheus.yml"
         config.write_text(_CONFIG.format(folder=folder))
+        self._remember_scrapes()
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._log = (folder / "log").open("wb")
@@ -92,6 +91,16 @@ class PrometheusProcess:
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
+
+    def _remember_scrapes(self) -> None:
+        """Have it scrape something for a while already: one that is new proves nothing."""
+        now = int(time.time())
+        times = range(now - 2 * int(SETTLED_SECONDS), now, 15)
+        samples = "".join(f'up{{job="before"}} 1 {at}\n' for at in times)
+        file = self._folder / "before.om"
+        file.write_text(f"# TYPE up gauge\n{samples}# EOF\n")
+        command = ("tsdb", "create-blocks-from", "openmetrics", file, self._folder / "data")
+        subprocess.run([tool_binary("promtool"), *command], check=True, capture_output=True)
 
     def scrape(
         self, job: str, namespace: str, pods: Mapping[str, str], called: str | None = None

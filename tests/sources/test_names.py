@@ -183,7 +183,7 @@ def _of_a(endpoints: tuple[Endpoint, ...]) -> list[Endpoint]:
         (OSError(), f"{NAME} cannot be resolved: no address"),
         (UnicodeError("label too long"), f"{NAME} cannot be resolved: no name of a host"),
     ],
-    ids=lambda value: str(value)[:30],
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value)[:30],
 )
 async def test_what_a_name_has(
     found: list[str] | Exception, says: set[str] | str, monkeypatch: pytest.MonkeyPatch
