@@ -230,7 +230,7 @@ async def test_helm_test_over_mutual_tls(tmp_path: Path) -> None:
 @pytest.mark.xdist_group("prometheus")
 @pytest.mark.blocks("the settings are read at start")
 async def test_helm_test_through_prometheus(tmp_path: Path) -> None:
-    """A Prometheus that scrapes, and knows of no such replica: there is none, which is idle."""
+    """A Prometheus that answers: of a model that never ran only a request for it is known."""
     found = render("prometheus")
     settings = settings_of(found, tmp_path)
     page = Page(capture("idle-fresh"))
@@ -247,7 +247,7 @@ async def test_helm_test_through_prometheus(tmp_path: Path) -> None:
         await page.stop()
 
     assert [code for code, _ in outcomes] == [0, 0], outcomes
-    assert "ScaledObject keda/keda-scaler-test: idle" in outcomes[1][1]
+    assert "ScaledObject keda/keda-scaler-test: active" in outcomes[1][1]
 
 
 @pytest.mark.blocks("the settings are read at start")
