@@ -255,12 +255,14 @@ async def test_a_family_that_is_absent(world: World) -> None:
 @pytest.mark.parametrize(
     ("body", "values"),
     [
-        ("busy-queue", {"queue-depth": 12.0, "concurrency": 32.0}),
+        ("busy-queue", {"queue-depth": 12.0, "concurrency": None}),
         ("idle-after", {"queue-depth": 5.0, "concurrency": 16.0}),
     ],
 )
-async def test_two_replicas_one_hanging(world: World, body: str, values: dict[str, float]) -> None:
-    """12 waiting scale up even if the other is idle; else the other counts as at target."""
+async def test_two_replicas_one_hanging(
+    world: World, body: str, values: dict[str, float | None]
+) -> None:
+    """12 waiting scale up even if the other is idle; none scale in even if it is at target."""
     metadata = await world.serve(capture(body), capture("idle-after")) | BOTH
     await world.scraped()
     async with serving(*world.arguments) as scaler:

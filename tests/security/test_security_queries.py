@@ -22,7 +22,7 @@ from wake_fixtures import WakeNotebook
 HOSTILE = ["models", '"} or up{x="', 'a",namespace=~".*', "a\nb", ".*", "models|other", "\\"]
 
 ABOUT_SCRAPES = (
-    r"max\(timestamp\(up\)\)",
+    r"max\(timestamp\(up\)\) or label_replace\(max\(timestamp\(up offset \d+s\)\), [^)]*\)",
     r'max by \(job, instance\) \(up\{job=~"[^}]*\} .*',
 )
 """Queries that are of no namespace, and tell nothing but whether anything is scraped, and whether

@@ -200,7 +200,7 @@ async def test_a_prometheus_that_began_a_while_ago_proves_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it has is read, and is not all that there is."""
-    monkeypatch.setattr(promapi, "SETTLED_SECONDS", 240.0)
+    monkeypatch.setattr(promapi, "SETTLED_SECONDS", 7200.0)  # it has scraped for some minutes
     source = PrometheusSource({"main": PrometheusServer(world.prometheus.url)}, RULES)
     async with (
         reading(source, "busy", trigger_of()) as busy,
