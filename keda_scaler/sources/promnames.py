@@ -20,7 +20,10 @@ LOOK_SECONDS = 60.0
 """How often a target looks for its names."""
 
 MAX_LOOKS = 10
-"""Targets that look in one round; the others have their turn in the next ones."""
+"""Targets that look together, one after the other; the others have their turn after them."""
+
+WAIT_SECONDS = 1.0
+"""How long a round waits for that."""
 
 MAX_NAMES = 5000
 """Combinations of names and labels that are looked through."""

@@ -84,7 +84,7 @@ class Target:
         self.listed_at = -math.inf
         self.looked_at = -math.inf
         self.had_replicas = False
-        self.wrong = "not known to be right yet: nobody has looked"
+        self.wrong = "whether there ever were series of it is not known yet"
         """Why its names are not known to be right."""
         self.needs_gpus = trigger.reads_devices and not trigger.prefers_engine_memory
 
@@ -166,6 +166,8 @@ class Rounds:
         self._joined = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         """None: nobody has joined yet. Once all have left, nobody joins again."""
+        self._looking: asyncio.Task[None] | None = None
+        """Looks for names beside the rounds; None: nothing had to be looked for yet."""
         self._failing: set[str | None] = set()
         """The namespaces that could not be read the last time; None: all of them."""
         self._log = _log.bind(prometheus=like.prometheus or like.server_address)
@@ -189,6 +191,8 @@ class Rounds:
             self._new.pop(target, None)
             if not self._targets:
                 self._task.cancel()
+                if self._looking is not None:
+                    self._looking.cancel()
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -295,9 +299,9 @@ class Rounds:
         return spaces, own, failed
 
     async def _look(self, due: Collection[Target], spaces: Mapping[str, Space], pin: Pin) -> None:
-        """Look for the names of targets that nothing was found of, a few in each round.
+        """Look for the names of targets that nothing was found of, a few at a time.
 
-        What fails is tried again in the next one: until then they are not known.
+        A week of series may take long: the round waits a moment, and then goes on without.
         """
         now = self._clock()
         lost = [
@@ -306,14 +310,23 @@ class Rounds:
             if now - target.looked_at >= promnames.LOOK_SECONDS
             and target.shows_nothing(spaces[target.namespace], now)
         ]
-        for target in lost[: promnames.MAX_LOOKS]:
-            target.looked_at = now
+        if lost and (self._looking is None or self._looking.done()):
+            looking = self._look_up(lost[: promnames.MAX_LOOKS], pin)
+            self._looking = asyncio.create_task(looking, name="looks for names")
+            await asyncio.wait({self._looking}, timeout=promnames.WAIT_SECONDS)
+
+    async def _look_up(self, lost: Iterable[Target], pin: Pin) -> None:
+        for target in lost:
+            target.looked_at = self._clock()
             try:
                 wrong = await promnames.is_known(
                     self._prometheus, pin, target.namespace, target.trigger
                 )
             except SourceError as error:
                 wrong = f"whether there ever were series of it is not known: {error}"
+            except Exception:  # noqa: BLE001  # the other targets must not suffer
+                _log.exception("a look for names failed by our fault; please report it")
+                wrong = _OURS
             target.wrong = wrong
             target.had_replicas |= not wrong
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from keda_scaler.core.signals import Signal
-from keda_scaler.sources import promanswer, promrounds, promspaces
+from keda_scaler.sources import promanswer, promnames, promrounds, promspaces
 from keda_scaler.sources.prometheus import PrometheusServer, PrometheusSource
 from prometheus_fake import FakePrometheus, hang, pinned, success
 from prometheus_sink import RULES, RememberingSink, reading, trigger_of, until
@@ -266,3 +266,22 @@ async def test_whoever_leaves_during_a_round_is_told_nothing(fleet: Fleet) -> No
         await asyncio.sleep(0)
         assert not stays.listings
     assert (leaves.listings, leaves.reasons) == (0, [])
+
+
+async def test_who_looks_for_names_keeps_nobody_waiting(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A week of series may take Prometheus long: others are read meanwhile."""
+    monkeypatch.setattr(promnames, "WAIT_SECONDS", 0.05)
+    fleet.queues = {"a": 1}
+    usual = fleet._answer
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.query["query"].startswith("group by"):
+            return await hang(request)
+        return await usual(request)
+
+    fleet.fake.answer = answer
+    async with following(fleet, ["a", "nobody"]) as sinks:
+        await until(lambda: sinks["a"].listings >= 3 and sinks["nobody"].reasons)
+    assert sinks["nobody"].reasons[0] == "whether there ever were series of it is not known yet"
