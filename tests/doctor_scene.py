@@ -1,5 +1,6 @@
 """Everything that the doctor looks at, in one process: scaler, cluster, engine, gateway."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -97,6 +98,7 @@ class Scene:
 
 async def _no_collection(_: Callable[[], int]) -> None:
     """Collect no garbage: that takes longer than all checks, and a scene lives for one test."""
+    await asyncio.Event().wait()
 
 
 @contextlib.asynccontextmanager

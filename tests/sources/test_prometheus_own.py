@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import json
 import re
 import time
@@ -168,6 +169,7 @@ async def test_whose_turn_never_comes_is_told_so(
 ) -> None:
     """The wait is bounded, as each query is."""
     monkeypatch.setattr(promapi, "MAX_OWN_IN_FLIGHT", 1)
+    await asyncio.to_thread(importlib.import_module, "keda_scaler.sources.promhttp")  # takes long
     prometheus = promapi.Prometheus(PrometheusServer(own.fake.url), query_seconds=0.2)
     slow = ('slow{namespace="a"}', time.time(), "a")
     first = asyncio.create_task(prometheus.query_own(*slow))
