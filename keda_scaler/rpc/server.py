@@ -1,8 +1,17 @@
-"""The gRPC server: options, TLS, health, reflection and drain."""
+"""The gRPC server: options, TLS, health, reflection and drain.
 
-from collections.abc import Callable
+gRPC stops in an order of its own: it cancels every call that it has received and not handed to us
+yet, and also those that come before clients have heard that it stops; then it tells them. With
+hundreds of calls under way that were many. So a drain first takes in what has come, and answers
+none of it: whoever waits for an answer sends nothing more, and the line becomes empty. Then it
+stops, which tells every client to go, and answers after that, on the same connections.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -17,6 +26,17 @@ from keda_scaler.settings import Tls
 DRAIN_SECONDS = 5.0
 """How long calls that are under way may take at shutdown; ours take milliseconds, so this is for
 slow readers. Well inside Kubernetes' default grace of 30 s."""
+
+HOLD_SECONDS = 1.0
+"""How long at most answers are held back until no call is left in line: clients that do not wait
+for answers would have us wait for ever."""
+
+LOOK_SECONDS = 0.002
+"""How often is looked whether one has come."""
+
+QUIET_LOOKS = 10
+"""So many looks in a row that saw none have seen the end of the line: gRPC takes half a dozen
+rounds of the event loop for a call."""
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["ExternalScaler"].full_name
 
@@ -39,19 +59,58 @@ def _options(max_connection_age_seconds: float) -> tuple[tuple[str, int], ...]:
     return (*OPTIONS, *aged)
 
 
-class _Unregistered:
-    """Adds services to a server, and registers none of their methods.
+class _Door(grpc.GenericRpcHandler):
+    """Where all calls come in: counts them, and holds their answers back once told so.
 
-    grpc.aio waits for the next call of each registered method apart, and for all of them anew with
-    every call that comes: with our nine methods that was an eighth of what a call took. All that
-    are not registered share one wait.
+    Services are added to it as to a server, and none of their methods is registered: grpc.aio waits
+    for the next call of each registered method apart, and for all of them anew with every call that
+    comes. With our nine methods that was an eighth of what a call took. All that are not registered
+    share one wait.
     """
 
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+    def __init__(self) -> None:
+        self.entered = 0
+        """Calls that have come in so far."""
+        self._services: list[grpc.GenericRpcHandler] = []
+        self._opens: asyncio.Event | None = None
+        """When answers are given; None: at once."""
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Add a service."""
+        self._services += handlers
 
     def add_registered_method_handlers(self, *_: object) -> None:
         """Do nothing; generated code also adds the same methods as generic ones."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Give what handles a call; None: nothing does."""
+        self.entered += 1
+        found = (service.service(handler_call_details) for service in self._services)
+        handler: Any = next(filter(None, found), None)
+        if self._opens is None or handler is None or handler.unary_unary is None:
+            return handler
+        return grpc.unary_unary_rpc_method_handler(
+            _held(handler.unary_unary, self._opens),
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+
+    def hold(self) -> None:
+        """Hold back the answers to later calls. Streams go on: they end by themselves."""
+        self._opens = asyncio.Event()
+
+    def release(self) -> None:
+        """Give them."""
+        if self._opens is not None:
+            self._opens.set()
+
+
+def _held(answer: Callable[..., Awaitable[Any]], opens: asyncio.Event) -> Any:
+    async def call(request: Any, context: Any) -> Any:
+        await opens.wait()
+        return await answer(request, context)
+
+    return call
 
 
 class Server:
@@ -64,11 +123,13 @@ class Server:
         self.port = 0
         self._server = grpc.aio.server(options=_options(servicer.max_connection_age_seconds))
         self._health = health.aio.HealthServicer()
-        unregistered = cast("grpc.aio.Server", _Unregistered(self._server))
-        add_ExternalScalerServicer_to_server(servicer, unregistered)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, unregistered)
+        self._door = _Door()
+        door = cast("grpc.aio.Server", self._door)
+        add_ExternalScalerServicer_to_server(servicer, door)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, door)
         names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, unregistered)
+        reflection.enable_server_reflection(names, door)
+        self._server.add_generic_rpc_handlers([self._door])
 
     async def start(self) -> None:
         """Begin to answer.
@@ -103,7 +164,22 @@ class Server:
         """Say NOT_SERVING, end streams with OK, let calls finish, stop."""
         await self._health.enter_graceful_shutdown()
         self._servicer.end_streams()
-        await self._server.stop(DRAIN_SECONDS)
+        self._door.hold()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HOLD_SECONDS):
+                await self._line_is_empty()
+        stopping = asyncio.ensure_future(self._server.stop(DRAIN_SECONDS))
+        await asyncio.sleep(0)  # clients are told to go
+        self._door.release()
+        await stopping
+
+    async def _line_is_empty(self) -> None:
+        """Wait until no call has come in for a while."""
+        entered, looks = self._door.entered, 0
+        while looks < QUIET_LOOKS:
+            await asyncio.sleep(LOOK_SECONDS)
+            looks = looks + 1 if self._door.entered == entered else 0
+            entered = self._door.entered
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from keda_scaler.core.trigger import Accepts
 from keda_scaler.errors import SettingsError
 from keda_scaler.pb import externalscaler_pb2 as pb
 from keda_scaler.pb.externalscaler_pb2_grpc import ExternalScalerStub
-from keda_scaler.rpc import pushes, servicer
+from keda_scaler.rpc import pushes, server, servicer
 from keda_scaler.rpc.server import Server
 from keda_scaler.rpc.servicer import Servicer
 from keda_scaler.settings import Tls
@@ -413,6 +414,53 @@ async def test_a_drain_says_so_ends_streams_with_ok_and_finishes_calls() -> None
         answers(1)(harness.targets[1])
         assert (await under_way).result
         await drained
+
+
+async def test_calls_that_gRPC_has_not_handed_over_yet_finish_too() -> None:  # noqa: N802
+    """Whoever got no answer asks on, elsewhere; a call that was sent before is never cancelled."""
+    async with serving(answers(3)) as harness:
+        codes: Counter[grpc.StatusCode] = Counter()
+
+        async def ask_again_and_again() -> None:
+            while True:
+                call = harness.stub.GetMetrics(metrics_of("queue-depth"))
+                code = await call.code()
+                codes[code] += 1
+                if code is not grpc.StatusCode.OK:
+                    return
+
+        asking = [asyncio.create_task(ask_again_and_again()) for _ in range(300)]
+        await asyncio.wait_for(until(lambda: codes[grpc.StatusCode.OK] > 300), 10)
+
+        await harness.server.drain()
+
+        await asyncio.wait_for(asyncio.gather(*asking), 10)
+        assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        assert codes[grpc.StatusCode.UNAVAILABLE] == len(asking)
+
+
+async def test_a_drain_ends_although_somebody_asks_without_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Answers are held back so that the line becomes empty, but not for ever."""
+    monkeypatch.setattr(server, "HOLD_SECONDS", 0.2)
+    async with serving(answers(3)) as harness:
+        calls: list[Any] = []
+
+        async def ask() -> None:
+            while True:
+                calls.append(harness.stub.IsActive(REF))
+                await asyncio.sleep(0.005)
+
+        asking = asyncio.create_task(ask())
+        await asyncio.wait_for(until(lambda: len(calls) > 3), 5)
+
+        await asyncio.wait_for(harness.server.drain(), 5)
+
+        asking.cancel()
+        codes = [await call.code() for call in calls]
+        assert codes.count(grpc.StatusCode.OK) >= 10
+        assert codes[0] is grpc.StatusCode.OK
 
 
 async def until(condition: Callable[[], bool]) -> None:
