@@ -5,7 +5,8 @@ Rules
    nothing, and a lost one is mended by the next.
 2. A report holds for as long as its reporter said. Silence after that is unknown, never zero.
 3. A reporter that fell silent while it had requests may have them still. As long as it is
-   remembered, the others' zeros prove nothing.
+   remembered, the others' zeros prove nothing. Nor do they while a report is lost, because who
+   keeps them lost their data: for as long as it had promised to hold.
 
 Times are monotonic seconds of whoever keeps the reports.
 """
@@ -13,7 +14,7 @@ Times are monotonic seconds of whoever keeps the reports.
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keda_scaler.core.readings import Missing
 from keda_scaler.errors import TooManyReportsError
@@ -74,6 +75,9 @@ class Statement:
     running: int
     expires_at: float
 
+    is_lost: bool = False
+    """Whether whoever kept it has it no more, although it would still hold."""
+
     @property
     def forgotten_at(self) -> float:
         """When it stops to matter. Silence after a zero says nothing."""
@@ -96,14 +100,26 @@ class Tally:
 
 def tally(statements: Statements, now: float, at: float) -> Tally | Missing:
     """Add up what is stated at `now`, as far as it was known at `at`."""
-    live = [each for each in statements.values() if now < each.expires_at]
+    live = [each for each in statements.values() if now < each.expires_at and not each.is_lost]
     waiting, running = sum(each.waiting for each in live), sum(each.running for each in live)
     if waiting or running:
         return Tally(waiting, running, at)
     for reporter, each in sorted(statements.items()):
+        if each.is_lost and now < each.forgotten_at:
+            return Missing(f"what reporter {reporter} stated is lost")
         if each.expires_at <= now < each.forgotten_at:
             return Missing(f"reporter {reporter} fell silent")
     return Tally(0, 0, at) if live else Missing(NO_REPORT)
+
+
+def carried(before: Statements, found: Statements, now: float) -> Statements:
+    """Add what is there no more, and would be: it is lost, for as long as it matters."""
+    gone = {
+        reporter: replace(each, is_lost=True)
+        for reporter, each in before.items()
+        if reporter not in found and now < each.forgotten_at
+    }
+    return {**found, **dict(list(gone.items())[:MAX_REPORTERS])}
 
 
 def next_change(statements: Statements, now: float) -> float | None:

@@ -33,6 +33,7 @@ from keda_scaler.core.reports import (
     ScaledObject,
     Statement,
     Statements,
+    carried,
     too_many_reported,
     too_many_reported_of,
     too_many_reporters,
@@ -282,7 +283,8 @@ class RedisReports:
         read = [_statements(fields, ahead) for fields in hashes]
         for about, statements in zip(abouts, read, strict=True):
             if about in self._watchers:
-                self._known[about] = statements, asked_at
+                before, _ = self._known.get(about, ({}, 0.0))
+                self._known[about] = carried(before, statements, asked_at), asked_at
         await self._watchers.tell_all(abouts)
 
     async def _keep_listening(self) -> None:

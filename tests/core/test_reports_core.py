@@ -14,6 +14,7 @@ from keda_scaler.core.reports import (
     Ledger,
     Statement,
     Tally,
+    carried,
     next_change,
     tally,
 )
@@ -157,3 +158,30 @@ def test_one_namespace_leaves_the_others_room(monkeypatch: pytest.MonkeyPatch) -
     ledger.state([report(name="d")], NOW + 20)
     with pytest.raises(TooManyReportsError):
         ledger.state([report(name="a")], NOW + 20)
+
+
+def test_what_was_stated_and_is_lost_proves_nothing() -> None:
+    """A Redis that comes back empty: until the promise is over, and 300 s longer after requests."""
+    batch, gateway = Statement(3, 0, 3600.0), Statement(0, 0, 40.0)
+    before = {"batch": batch, "old": gateway, "gateway": gateway}
+    now = {"gateway": Statement(0, 0, 100.0)}
+
+    known = carried(before, now, 30.0)
+    assert known == now | {
+        "batch": Statement(3, 0, 3600.0, is_lost=True),
+        "old": Statement(0, 0, 40.0, is_lost=True),
+    }
+    assert tally(known, 30.0, 30.0) == Missing("what reporter batch stated is lost")
+    assert carried(known, now, 3900.0) == now
+    assert tally(carried(known, now, 50.0), 50.0, 50.0) == Missing(
+        "what reporter batch stated is lost"
+    )
+    spoken = now | {"batch": Statement(0, 0, 100.0)}
+    assert tally(carried(known, spoken, 50.0), 50.0, 50.0) == Tally(0, 0, 50.0)
+
+
+def test_what_is_lost_is_bounded() -> None:
+    """As many reporters as may be, however often they go under other names."""
+    lost = {str(number): Statement(1, 0, 100.0) for number in range(2 * MAX_REPORTERS)}
+
+    assert len(carried(lost, {}, 0.0)) == MAX_REPORTERS

@@ -246,7 +246,7 @@ async def test_a_restart_without_its_data_is_unknown(redis: RedisProcess) -> Non
         await one.until_sum(3)
         redis.kill()
         redis.start()
-        await one.until_missing(NO_REPORT)
+        await one.until_missing("what reporter a stated is lost")
         assert (0, 0) not in [sums(known) for known in one.heard]
         await state_when_possible(one.reports, report(waiting=4))
         await one.until_sum(4)
@@ -259,7 +259,19 @@ async def test_data_lost_under_a_connection_that_holds_is_unknown(redis: RedisPr
         await one.until_sum(3)
         redis.command("FLUSHALL")
         one.reports.refresh("models", "llama")
-        await one.until_missing(NO_REPORT)
+        await one.until_missing("what reporter a stated is lost")
+
+
+async def test_zeros_of_others_prove_nothing_of_what_is_lost(redis: RedisProcess) -> None:
+    """A batch states once, for an hour; beside it a gateway always says 0."""
+    async with scaler(redis.url) as one:
+        await one.reports.state([report("batch", waiting=3, ttl=3600), report("gateway")])
+        await one.until_sum(3)
+        redis.command("FLUSHALL")
+        await state_when_possible(one.reports, report("gateway"))
+        await one.until_missing("what reporter batch stated is lost")
+        await state_when_possible(one.reports, report("batch"))
+        await one.until_sum(0)
 
 
 async def test_a_redis_that_hangs_confirms_nothing(redis: RedisProcess) -> None:
