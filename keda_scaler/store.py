@@ -229,7 +229,7 @@ class Target:
             self._replicas[replica] = absorb(before, readings, engine, spans)
         return before is not None
 
-    def demanded(self, demand: Demand | Missing) -> None:
+    def demanded(self, demand: Demand | Missing, doubt: str | None = None) -> None:
         """See `WakeSink.demanded`.
 
         What says the same as before is taken in no more often than replicas are read: with
@@ -240,9 +240,9 @@ class Target:
             same = self._demand_problem == demand.reason
             self._demand_problem = demand.reason
         else:
-            same = before is not None and self._demand_problem is None and not demand.arrived
+            same = before is not None and self._demand_problem == doubt and not demand.arrived
             same = same and before == replace(demand, at=before.at if before else 0.0)
-            self._demand, self._demand_problem = demand, None
+            self._demand, self._demand_problem = demand, doubt
             self._beside = sum(
                 value.number
                 for each in self._replicas.values()

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from keda_scaler.app import App
+from keda_scaler.core import reports as core
 from keda_scaler.pb import externalscaler_pb2 as pb
 from keda_scaler.pb.externalscaler_pb2_grpc import ExternalScalerStub
 from keda_scaler.settings import load_settings
@@ -23,6 +24,12 @@ TOKEN = "models-0123456789abcdef"
 METADATA = {"engine": "reports", "idleSeconds": "1", "coldStartSeconds": "0"}
 REF = pb.ScaledObjectRef(name="worker", namespace="models", scalerMetadata=METADATA)
 WAIT_SECONDS = 20.0
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever keeps reports is soon no longer new to them."""
+    monkeypatch.setattr(core, "YOUNG_SECONDS", 0.5)
 
 
 @pytest.fixture
@@ -50,8 +57,8 @@ class Scaler:
         self._session = session
         self.stub = stub
 
-    async def report(self, waiting: int) -> int:
-        body = {"namespace": "models", "name": "worker", "waiting": waiting, "reporter": "queue"}
+    async def report(self, waiting: int, reporter: str = "queue") -> int:
+        body = {"namespace": "models", "name": "worker", "waiting": waiting, "reporter": reporter}
         headers = {"Authorization": f"Bearer {TOKEN}"}
         async with self._session.post(self._url, json=body, headers=headers) as answer:
             return answer.status
@@ -90,6 +97,22 @@ async def test_reports_alone_wake_and_put_to_sleep(tokens: Path) -> None:
         assert found.metricValues[0].metricValueFloat == 7
         assert await scaler.report(0) == 200
         await scaler.until(active=False)
+
+
+async def test_a_restart_waits_for_all_who_report(
+    tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a batch stated is lost with the scaler that kept it; the queue's zero is no proof."""
+    monkeypatch.setattr(core, "YOUNG_SECONDS", 600.0)
+    async with serving(report_tokens=tokens) as scaler:
+        assert await scaler.report(3, "batch") == 200
+        assert await scaler.active() is True
+    async with serving(report_tokens=tokens) as scaler:
+        assert await scaler.report(0) == 200
+        await asyncio.sleep(1.5)  # longer than idleSeconds
+        assert await scaler.active() is grpc.StatusCode.UNAVAILABLE
+        assert await scaler.report(3, "batch") == 200
+        assert await scaler.active() is True
 
 
 async def test_an_open_stream_hears_of_a_report_to_another_scaler(

@@ -7,6 +7,8 @@ Rules
 3. A reporter that fell silent while it had requests may have them still. As long as it is
    remembered, the others' zeros prove nothing. Nor do they while a report is lost, because who
    keeps them lost their data: for as long as it had promised to hold.
+4. Who began to keep reports a moment ago may have lost any. Zeros prove nothing until all who
+   report at least every minute had their turn.
 
 Times are monotonic seconds of whoever keeps the reports.
 """
@@ -15,6 +17,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from keda_scaler.core.readings import Missing
 from keda_scaler.errors import TooManyReportsError
@@ -32,10 +35,15 @@ SILENT_SECONDS = 300.0
 """How long a reporter that fell silent with requests is remembered: a pod that crashed is back by
 then, and one that is gone for good does not keep a model awake for ever."""
 
+YOUNG_SECONDS = 60.0
+"""For so long whoever keeps reports is new to them: it may have lost what was stated before."""
+
 SWEEP_SECONDS = 10.0
 """How often at most all that is forgotten is let go of, when the cap is reached."""
 
 NO_REPORT = "no report, or none within its ttlSeconds"
+
+YOUNG = f"reports are kept for less than {YOUNG_SECONDS:g} s: others may have stated more before"
 
 ScaledObject = tuple[str, str]
 """Namespace and name."""
@@ -88,6 +96,17 @@ Statements = Mapping[str, Statement]
 """What each reporter of a ScaledObject stated last."""
 
 
+class Kept(NamedTuple):
+    """What is kept of a ScaledObject."""
+
+    statements: Statements
+    at: float
+    """As of when it is confirmed, in monotonic seconds."""
+
+    since: float = -math.inf
+    """Since when whoever keeps reports has kept all of them, likewise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tally:
     """What all reporters of a ScaledObject state together."""
@@ -97,9 +116,13 @@ class Tally:
     at: float
     """As of when it is confirmed, in monotonic seconds."""
 
+    doubt: str | None = None
+    """Why there may be more requests than these, so that zeros prove nothing."""
 
-def tally(statements: Statements, now: float, at: float) -> Tally | Missing:
-    """Add up what is stated at `now`, as far as it was known at `at`."""
+
+def tally(kept: Kept, now: float) -> Tally | Missing:
+    """Add up what is stated at `now`."""
+    statements, at, since = kept
     live = [each for each in statements.values() if now < each.expires_at and not each.is_lost]
     waiting, running = sum(each.waiting for each in live), sum(each.running for each in live)
     if waiting or running:
@@ -109,7 +132,9 @@ def tally(statements: Statements, now: float, at: float) -> Tally | Missing:
             return Missing(f"what reporter {reporter} stated is lost")
         if each.expires_at <= now < each.forgotten_at:
             return Missing(f"reporter {reporter} fell silent")
-    return Tally(0, 0, at) if live else Missing(NO_REPORT)
+    if not live:
+        return Missing(NO_REPORT)
+    return Tally(0, 0, at, doubt=YOUNG if now < since + YOUNG_SECONDS else None)
 
 
 def carried(before: Statements, found: Statements, now: float) -> Statements:
@@ -122,9 +147,11 @@ def carried(before: Statements, found: Statements, now: float) -> Statements:
     return {**found, **dict(list(gone.items())[:MAX_REPORTERS])}
 
 
-def next_change(statements: Statements, now: float) -> float | None:
+def next_change(kept: Kept, now: float) -> float | None:
     """Say when time alone may change the tally next; None: never."""
-    times = (time for each in statements.values() for time in (each.expires_at, each.forgotten_at))
+    stated = kept.statements.values()
+    times = [time for each in stated for time in (each.expires_at, each.forgotten_at)]
+    times.append(kept.since + YOUNG_SECONDS)
     return min((time for time in times if time > now), default=None)
 
 

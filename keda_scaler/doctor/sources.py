@@ -89,7 +89,11 @@ class _Sink:
         self.answers[replica] = (readings, engine)
         self._look()
 
-    def demanded(self, demand: Demand | Missing) -> None:
+    def demanded(
+        self,
+        demand: Demand | Missing,
+        doubt: str | None = None,  # noqa: ARG002  # likewise
+    ) -> None:
         self.demand = demand
         self.done.set()
 

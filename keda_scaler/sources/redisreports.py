@@ -7,7 +7,8 @@ and reads what it is told of, what a poll asks to confirm, and everything after 
 because a channel does not repeat itself. What is read is the whole truth: nothing is carried over.
 
 A server that cannot be read confirms nothing, so that what is known goes stale. A hash is kept or
-lost as a whole (restart, eviction, failover): losing it is unknown, never zero.
+lost as a whole (restart, eviction, failover): losing it is unknown, never zero. Who began after it
+was lost sees by a mark that the server is new to reports.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from keda_scaler.core.reports import (
     MAX_REPORTED_OF_NAMESPACE,
     MAX_REPORTERS,
     SILENT_SECONDS,
+    Kept,
     Report,
     ScaledObject,
     Statement,
@@ -63,6 +65,10 @@ _INDEX = "keda-scaler:reports"
 """Names every hash, with the time when it expires; there is one of each namespace beside it. Also
 the name of the channel."""
 
+_SINCE = "keda-scaler:reports-since"
+"""The mark: when the first report was taken in, in milliseconds by the server's clock. It ends with
+the last report."""
+
 _FAILURES = (redis.exceptions.RedisError, OSError)
 
 _SAID = (
@@ -78,11 +84,11 @@ _UNREACHABLE = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError,
 _log = structlog.get_logger(__name__)
 
 _STATE = """
--- KEYS: the index, one hash per ScaledObject, and the index of the namespace of each. ARGV: the
--- message for the channel, the caps on reporters, on ScaledObjects and on those of a namespace, how
--- long silence is remembered in ms; then per hash the number of its reports, and of each: reporter,
--- waiting, running, ms until it expires.
-local index, message, count = KEYS[1], ARGV[1], (#KEYS - 1) / 2
+-- KEYS: the index, the mark, one hash per ScaledObject, and the index of the namespace of each.
+-- ARGV: the message for the channel, the caps on reporters, on ScaledObjects and on those of a
+-- namespace, how long silence is remembered in ms; then per hash the number of its reports, and of
+-- each: reporter, waiting, running, ms until it expires.
+local index, message, count = KEYS[1], ARGV[1], #KEYS / 2 - 1
 local max_reporters, max_reported = tonumber(ARGV[2]), tonumber(ARGV[3])
 local max_of_namespace, silent = tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')
@@ -93,14 +99,14 @@ local function forgotten_at(waiting, running, expires)
   return tonumber(expires) + silent
 end
 
-local function end_with_its_last(index_of)
-  redis.call('PEXPIREAT', index_of, redis.call('ZRANGE', index_of, -1, -1, 'WITHSCORES')[2])
+local function end_with_last_of(index_of, key)
+  redis.call('PEXPIREAT', key, redis.call('ZRANGE', index_of, -1, -1, 'WITHSCORES')[2])
 end
 
 redis.call('ZREMRANGEBYSCORE', index, '-inf', now)
 local reported, arg, changes = redis.call('ZCARD', index), 6, {}
 local by_namespace, crowded = {}, nil
-for i = 2, count + 1 do
+for i = 3, count + 2 do
   local known, size, last, gone, stated = {}, 0, 0, {}, {}
   local fields = redis.call('HGETALL', KEYS[i])
   for j = 1, #fields, 2 do
@@ -122,12 +128,12 @@ for i = 2, count + 1 do
     stated[#stated + 1] = reporter
     stated[#stated + 1] = waiting .. ' ' .. running .. ' ' .. expires
   end
-  if size > max_reporters then return {'reporters', i - 2} end
+  if size > max_reporters then return {'reporters', i - 3} end
   if not redis.call('ZSCORE', index, KEYS[i]) then
     local namespace = KEYS[i + count]
     redis.call('ZREMRANGEBYSCORE', namespace, '-inf', now)
     by_namespace[namespace] = (by_namespace[namespace] or redis.call('ZCARD', namespace)) + 1
-    if by_namespace[namespace] > max_of_namespace then crowded = crowded or i - 2 end
+    if by_namespace[namespace] > max_of_namespace then crowded = crowded or i - 3 end
     reported = reported + 1
   end
   for _, forgotten in pairs(known) do last = math.max(last, forgotten) end
@@ -137,16 +143,20 @@ end
 if reported > max_reported then return {'reported'} end
 if crowded then return {'crowded', crowded} end
 
-for i = 2, count + 1 do
+if #redis.call('HGETALL', KEYS[2]) == 0 then
+  redis.call('HSET', KEYS[2], 'ms', string.format('%.0f', now))
+end
+for i = 3, count + 2 do
   local gone, stated, last = unpack(changes[i])
   if #gone > 0 then redis.call('HDEL', KEYS[i], unpack(gone)) end
   redis.call('HSET', KEYS[i], unpack(stated))
   redis.call('PEXPIREAT', KEYS[i], last)
   redis.call('ZADD', index, last, KEYS[i])
   redis.call('ZADD', KEYS[i + count], last, KEYS[i])
-  end_with_its_last(KEYS[i + count])
+  end_with_last_of(KEYS[i + count], KEYS[i + count])
 end
-end_with_its_last(index)
+end_with_last_of(index, index)
+end_with_last_of(index, KEYS[2])
 redis.call('PUBLISH', index, message)
 return {}
 """
@@ -159,8 +169,8 @@ class RedisReports:
         self._clock = clock
         self._redis = Redis.from_pool(server.pool())
         self._state = self._redis.register_script(_STATE)
-        self._known: dict[ScaledObject, tuple[Statements, float]] = {}
-        """What was read of those that are watched, and when it was asked for."""
+        self._known: dict[ScaledObject, Kept] = {}
+        """What was read of those that are watched."""
         self._watchers = Watchers(self._known.get, clock)
         self._due: dict[ScaledObject, None] = {}
         """What is to be read, in order."""
@@ -182,7 +192,12 @@ class RedisReports:
             for report in each.values():
                 expiry = round(report.ttl_seconds * 1000)
                 args += [report.reporter, report.waiting, report.running, expiry]
-        keys = [_INDEX, *map(_key, abouts), *(f"{_INDEX}:{namespace}" for namespace, _ in abouts)]
+        keys = [
+            _INDEX,
+            _SINCE,
+            *map(_key, abouts),
+            *(f"{_INDEX}:{namespace}" for namespace, _ in abouts),
+        ]
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 refused = cast("list[Any]", await self._state(keys=keys, args=args))
@@ -276,15 +291,17 @@ class RedisReports:
         asked_at = self._clock()
         async with asyncio.timeout(ANSWER_SECONDS), self._redis.pipeline(transaction=False) as pipe:
             pipe.time()
+            pipe.hgetall(_SINCE)
             for about in abouts:
                 pipe.hgetall(_key(about))
-            (seconds, microseconds), *hashes = await pipe.execute()
+            (seconds, microseconds), mark, *hashes = await pipe.execute()
         ahead = seconds + microseconds / 1e6 - asked_at
+        since = int(mark[b"ms"]) / 1000 - ahead if mark else asked_at
         read = [_statements(fields, ahead) for fields in hashes]
         for about, statements in zip(abouts, read, strict=True):
             if about in self._watchers:
-                before, _ = self._known.get(about, ({}, 0.0))
-                self._known[about] = carried(before, statements, asked_at), asked_at
+                before = self._known[about].statements if about in self._known else {}
+                self._known[about] = Kept(carried(before, statements, asked_at), asked_at, since)
         await self._watchers.tell_all(abouts)
 
     async def _keep_listening(self) -> None:

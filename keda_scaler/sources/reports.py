@@ -14,17 +14,17 @@ import structlog
 
 from keda_scaler.core.readings import Demand, Lacking, Missing, Reading, Readings, Replica, Value
 from keda_scaler.core.reports import (
+    Kept,
     Ledger,
     Report,
     ScaledObject,
-    Statements,
     Tally,
     next_change,
     tally,
 )
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
-from keda_scaler.sources.sink import Clock, Sink, TargetSink
+from keda_scaler.sources.sink import Clock, Sink, TargetSink, WakeSink
 from keda_scaler.turns import Turns
 
 _REPLICA = Replica("reports")
@@ -67,10 +67,8 @@ class Reports(Protocol):
 class Watchers:
     """Who watches which ScaledObject. Tells them, also when time changes what is known."""
 
-    def __init__(
-        self, look: Callable[[ScaledObject], tuple[Statements, float] | None], clock: Clock
-    ) -> None:
-        """Take what gives the statements and since when they are confirmed; None: not read yet."""
+    def __init__(self, look: Callable[[ScaledObject], Kept | None], clock: Clock) -> None:
+        """Take what gives what is kept; None: not read yet."""
         self._look = look
         self._clock = clock
         self._watchers: dict[ScaledObject, dict[object, Changed]] = {}
@@ -99,16 +97,15 @@ class Watchers:
     def tell(self, about: ScaledObject) -> None:
         """Tell what is known now, and again when that changes by itself."""
         self._stop_timer(about)
-        known = self._look(about)
-        if about not in self._watchers or known is None:
+        kept = self._look(about)
+        if about not in self._watchers or kept is None:
             return
-        statements, confirmed_at = known
         now = self._clock()
-        change = next_change(statements, now)
+        change = next_change(kept, now)
         if change is not None:
             loop = asyncio.get_running_loop()
             self._timers[about] = loop.call_later(change - now, self.tell, about)
-        self._call(about, tally(statements, now, confirmed_at))
+        self._call(about, tally(kept, now))
 
     async def tell_all(self, abouts: Sequence[ScaledObject]) -> None:
         """Tell what is known of several, and let others have their turn in between."""
@@ -146,6 +143,7 @@ class MemoryReports:
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
+        self._since = clock()
         self._ledger = Ledger()
         self._watchers = Watchers(self._look, clock)
 
@@ -167,8 +165,8 @@ class MemoryReports:
         """See `Reports.aclose`."""
         self._watchers.clear()
 
-    def _look(self, about: ScaledObject) -> tuple[Statements, float]:
-        return self._ledger.statements(about), self._clock()
+    def _look(self, about: ScaledObject) -> Kept:
+        return Kept(self._ledger.statements(about), self._clock(), self._since)
 
 
 class ReportsSource:
@@ -185,7 +183,7 @@ class ReportsSource:
             if trigger.by_reports:
                 _tell_replica(sink, known, self._clock())
             else:
-                sink.demanded(_demand(known))
+                _demand(sink, known)
 
         end = self._reports.watch(namespace, name, changed)
         try:
@@ -199,15 +197,19 @@ class ReportsSource:
         """Nothing to let go of: who keeps the reports outlives its sources."""
 
 
-def _demand(known: Tally | Missing) -> Demand | Missing:
+def _demand(sink: WakeSink, known: Tally | Missing) -> None:
     if isinstance(known, Missing):
-        return known
-    return Demand(known.waiting, known.waiting + known.running, arrived=False, at=known.at)
+        sink.demanded(known)
+        return
+    requests = known.waiting + known.running
+    sink.demanded(Demand(known.waiting, requests, arrived=False, at=known.at), known.doubt)
 
 
 def _tell_replica(sink: Sink, known: Tally | Missing, now: float) -> None:
     """Tell of one replica that stands for all. It is always there, and may be unknown."""
     told: dict[Signal, Reading]
+    if isinstance(known, Tally) and known.doubt is not None:
+        known = Missing(known.doubt)
     if isinstance(known, Missing):
         told = {Signal.QUEUE_DEPTH: known, Signal.CONCURRENCY: known}
     else:

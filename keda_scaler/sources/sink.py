@@ -56,8 +56,11 @@ class WakeSink(Protocol):
     def is_waking(self) -> bool:
         """Whether no replica answers now, so that every second counts."""
 
-    def demanded(self, demand: Demand | Missing) -> None:
-        """Say what the wake source gave at its latest poll, or why it gave nothing."""
+    def demanded(self, demand: Demand | Missing, doubt: str | None = None) -> None:
+        """Say what the wake source gave at its latest poll, or why it gave nothing.
+
+        `doubt` says why there may be more requests than these, so that nothing is proven.
+        """
 
 
 class TargetSink(Sink, WakeSink, Protocol):

@@ -11,6 +11,9 @@ from keda_scaler.core.reports import (
     NO_REPORT,
     SILENT_SECONDS,
     SWEEP_SECONDS,
+    YOUNG,
+    YOUNG_SECONDS,
+    Kept,
     Ledger,
     Statement,
     Tally,
@@ -36,7 +39,7 @@ statements = st.dictionaries(
 
 
 def known(ledger: Ledger, now: float) -> Tally | Missing:
-    return tally(ledger.statements(ABOUT), now, now)
+    return tally(Kept(ledger.statements(ABOUT), now), now)
 
 
 @given(statements)
@@ -51,7 +54,7 @@ def test_zero_is_only_what_somebody_states_and_nobody_contradicts(
         if each.expires_at <= NOW < each.expires_at + SILENT_SECONDS
         and each.waiting + each.running > 0
     ]
-    got = tally(found, NOW, NOW - 1)
+    got = tally(Kept(found, NOW - 1), NOW)
     waiting, running = sum(each.waiting for each in live), sum(each.running for each in live)
     if waiting + running > 0 or (live and not silent):
         assert got == Tally(waiting, running, NOW - 1)
@@ -59,15 +62,18 @@ def test_zero_is_only_what_somebody_states_and_nobody_contradicts(
         assert isinstance(got, Missing)
 
 
-@given(statements, st.floats(0, 1))
-def test_nothing_changes_before_the_next_change(found: dict[str, Statement], share: float) -> None:
+@given(statements, st.floats(NOW - 100, NOW), st.floats(0, 1))
+def test_nothing_changes_before_the_next_change(
+    found: dict[str, Statement], since: float, share: float
+) -> None:
     """Between two changes the tally stands, so that one timer is enough."""
-    change = next_change(found, NOW)
+    kept = Kept(found, 0, since)
+    change = next_change(kept, NOW)
     end = NOW + 1000 if change is None else change
     then = NOW + (end - NOW) * share
     assert change is None or change > NOW
     if then < end:
-        assert tally(found, then, 0) == tally(found, NOW, 0)
+        assert tally(kept, then) == tally(kept, NOW)
 
 
 def test_a_report_holds_as_long_as_it_says() -> None:
@@ -171,13 +177,24 @@ def test_what_was_stated_and_is_lost_proves_nothing() -> None:
         "batch": Statement(3, 0, 3600.0, is_lost=True),
         "old": Statement(0, 0, 40.0, is_lost=True),
     }
-    assert tally(known, 30.0, 30.0) == Missing("what reporter batch stated is lost")
+    assert tally(Kept(known, 30.0), 30.0) == Missing("what reporter batch stated is lost")
     assert carried(known, now, 3900.0) == now
-    assert tally(carried(known, now, 50.0), 50.0, 50.0) == Missing(
+    assert tally(Kept(carried(known, now, 50.0), 50.0), 50.0) == Missing(
         "what reporter batch stated is lost"
     )
     spoken = now | {"batch": Statement(0, 0, 100.0)}
-    assert tally(carried(known, spoken, 50.0), 50.0, 50.0) == Tally(0, 0, 50.0)
+    assert tally(Kept(carried(known, spoken, 50.0), 50.0), 50.0) == Tally(0, 0, 50.0)
+
+
+def test_zeros_prove_nothing_to_who_is_new() -> None:
+    """What was stated before a restart is lost; who reports every minute has his turn first."""
+    zero, some = {"gateway": Statement(0, 0, 3600.0)}, {"batch": Statement(3, 0, 3600.0)}
+    young, settled = 10.0 + YOUNG_SECONDS - 0.1, 10.0 + YOUNG_SECONDS
+
+    assert tally(Kept(zero, young, 10.0), young) == Tally(0, 0, young, doubt=YOUNG)
+    assert tally(Kept(zero, settled, 10.0), settled) == Tally(0, 0, settled)
+    assert tally(Kept(zero | some, young, 10.0), young) == Tally(3, 0, young)
+    assert tally(Kept({}, young, 10.0), young) == Missing(NO_REPORT)
 
 
 def test_what_is_lost_is_bounded() -> None:

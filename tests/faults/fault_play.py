@@ -37,6 +37,9 @@ EPOCH = 100_000.0
 POLL_AT, HPA_AT, HPA_SECONDS = 7, 3, 15
 """KEDA polls at seconds 7, 37, ..., the HPA asks at 3, 18, ...: neither falls on a poll of ours."""
 
+LONG_SECONDS = 86_400
+"""How long a scaler has run that is there when a scene begins."""
+
 REPEAT_SECONDS = 5
 """A stream repeats "active" so often while replicas are awaited."""
 
@@ -226,6 +229,8 @@ class Play:
         """By how many seconds the clock on the wall is ahead of the monotonic one."""
         self._demand: Demand | None = None
         self._told_active = False
+        self._began = 0
+        """When the scaler was started last; one that is there from the beginning is long since."""
         self._rounds: list[promrounds.Target] = []
         """What Prometheus tells each of the scalers, if they read one."""
         self._played = Played()
@@ -268,6 +273,7 @@ class Play:
         if self._scalers.targets:
             return False
         self._scalers.begin(self._trigger, self._clock)
+        self._began = second or -LONG_SECONDS
         self._rounds = [
             promrounds.Target(fault_prometheus.NAMESPACE, self._trigger, target)
             for target in self._scalers.targets
@@ -295,11 +301,11 @@ class Play:
             self._read_prometheus(second)
             return
         if self._trigger.by_reports:
-            tally = self._world.reports(second, now)
+            tally = self._world.reports(second, self._began, now)
             for target in self._scalers.targets:
                 _tell_replica(target, tally, now)
             if not isinstance(tally, Missing):
-                self._note(second, busy=tally.waiting > 0, complete=True)
+                self._note(second, busy=tally.waiting > 0, complete=tally.doubt is None)
             return
         away = scene.fault(Hits.SOURCE, second) or scene.fault(Hits.LIST, second)
         replicas = self._world.listed(second)

@@ -77,6 +77,9 @@ class Scene:
     counter_reset: int | None = None
     """When the gateway begins to count anew."""
 
+    stated_at: tuple[int, ...] = ()
+    """When a batch states what waits, beside a gateway that reports zero; empty: all the time."""
+
     leaving: Load | None = None
     """A terminating replica, and the requests that it still works on."""
 

@@ -180,6 +180,20 @@ SCALER = (
         *(Hits.WALL, 10),
     ),
     _busy("scaler-killed", "The scaler is killed, and is back after a minute.", Hits.SCALER, 1),
+    Row(
+        name="scaler-killed-reports",
+        what="A batch states its requests every minute, beside a gateway that reports zero "
+        "(`engine: reports`); the scaler that keeps reports itself is killed, and is back after "
+        "5 seconds.",
+        scene=Scene(
+            seconds=START + 180,
+            replicas=3,
+            load=_BUSY,
+            faults=(Fault(Hits.SCALER, START, START + 5),),
+            keys={"engine": "reports"},
+            stated_at=tuple(range(-5, 300, 60)),
+        ),
+    ),
     _ending(
         "scaler-killed-idle",
         "All work ends; the scaler is killed in the middle of KEDA's cooldown, and is back after "

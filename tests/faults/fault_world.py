@@ -1,12 +1,13 @@
 """The world of a scene: its pods, what their pages say, and what the gateway says."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fault_scene import Hits, Load, Scene
 from keda_scaler import engines
 from keda_scaler.core.readings import Demand, Engine, Missing, Readings, Replica, Value
-from keda_scaler.core.reports import Tally
+from keda_scaler.core.reports import Kept, Statement, Tally, tally
 from keda_scaler.core.signals import Signal
 from keda_scaler.gateways.counters import Series, rose
 
@@ -82,13 +83,20 @@ class World:
             pages[min(pages)] = engines.missing(first.reason), None
         return pages
 
-    def reports(self, second: int, now: float) -> Tally | Missing:
-        """Read what is reported: all that wait, and one that runs where one can."""
+    def reports(self, second: int, began: int, now: float) -> Tally | Missing:
+        """Read what is reported to a scaler that has kept reports since `began`: all that wait, and
+        one that runs where one can.
+        """
         fault = self.scene.fault(Hits.PAGES, second)
         if fault is not None:
             return Missing(fault.reason)
-        waiting = self.scene.requests(second)
-        return Tally(waiting, int(waiting > 0 and self.ready(second) > 0), now)
+        statements = {"gateway": Statement(0, 0, math.inf)}
+        stated_at = self.scene.stated_at or (second,)
+        if any(began <= at <= second for at in stated_at):
+            waiting = self.scene.requests(second)
+            running = int(waiting > 0 and self.ready(second) > 0)
+            statements["batch"] = Statement(waiting, running, math.inf)
+        return tally(Kept(statements, now, now - (second - began)), now)
 
     def demand(self, second: int, now: float) -> Demand | Missing:
         """Read the gateway."""

@@ -22,7 +22,7 @@ class Sink:
     def __init__(self, *, is_waking: bool) -> None:
         self.is_waking = is_waking
 
-    def demanded(self, demand: Demand | Missing) -> None:
+    def demanded(self, demand: Demand | Missing, doubt: str | None = None) -> None:
         raise AssertionError
 
 

@@ -9,8 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from keda_scaler import turns
+from keda_scaler.core import reports as core
 from keda_scaler.core.readings import Demand, Lacking, Missing, Value
-from keda_scaler.core.reports import NO_REPORT, SILENT_SECONDS, Tally
+from keda_scaler.core.reports import NO_REPORT, SILENT_SECONDS, YOUNG, YOUNG_SECONDS, Tally
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 from keda_scaler.errors import TooManyReportsError
@@ -35,7 +36,9 @@ def hear(reports: MemoryReports) -> Heard:
 
 
 @pytest.fixture
-async def reports() -> AsyncIterator[MemoryReports]:
+async def reports(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MemoryReports]:
+    """Keep reports since long ago."""
+    monkeypatch.setattr(core, "YOUNG_SECONDS", 0.0)
     kept = MemoryReports(now)
     yield kept
     await kept.aclose()
@@ -141,9 +144,11 @@ class Sink(RememberingSink):
     def __init__(self) -> None:
         super().__init__()
         self.demands: list[tuple[float, Demand | Missing]] = []
+        self.doubts: list[str | None] = []
 
-    def demanded(self, demand: Demand | Missing) -> None:
+    def demanded(self, demand: Demand | Missing, doubt: str | None = None) -> None:
         self.demands.append((now(), demand))
+        self.doubts.append(doubt)
 
 
 @contextlib.asynccontextmanager
@@ -212,3 +217,34 @@ async def test_without_reports_the_list_stands_and_the_readings_do_not(
         assert sink.names == ["reports"]
         missing = Missing("reporter a fell silent")
         assert sink.readings["reports"][Signal.QUEUE_DEPTH] == missing
+
+
+async def test_zeros_are_doubted_by_who_is_new() -> None:
+    """A batch that spoke to the one before has not had its turn yet."""
+    young = MemoryReports(now)
+    trigger = trigger_of(service="llama", wakeFrom="reports", pollSeconds="10")
+    async with running(young, trigger) as sink:
+        await young.state([report(ttl=3600)])
+        assert sink.doubts == [None, YOUNG]
+        await young.state([report("batch", waiting=3, ttl=1)])
+        assert sink.doubts[2:] == [None]
+        await young.state([report("batch", ttl=3600)])
+        await asyncio.sleep(YOUNG_SECONDS + 0.1)
+        assert set(sink.doubts[3:-1]) == {YOUNG}
+        assert sink.doubts[-1] is None
+        assert sink.demands[-1][0] == pytest.approx(YOUNG_SECONDS)
+
+
+async def test_as_the_only_source_zeros_are_unknown_to_who_is_new() -> None:
+    """Reports of work count at once."""
+    young = MemoryReports(now)
+    async with running(young, trigger_of(engine="reports")) as sink:
+        await young.state([report(ttl=3600)])
+        assert sink.readings["reports"][Signal.CONCURRENCY] == Missing(YOUNG)
+        await young.state([report("batch", waiting=3, ttl=1)])
+        assert sink.readings["reports"][Signal.CONCURRENCY] == Value(3, 0)
+        await young.state([report("batch", ttl=3600)])
+        await asyncio.sleep(YOUNG_SECONDS + 0.1)
+        settled = sink.readings["reports"][Signal.CONCURRENCY]
+        assert isinstance(settled, Value)
+        assert settled.at == pytest.approx(YOUNG_SECONDS)

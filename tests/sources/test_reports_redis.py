@@ -18,6 +18,9 @@ from keda_scaler.core.reports import (
     MAX_REPORTERS,
     NO_REPORT,
     SILENT_SECONDS,
+    YOUNG,
+    YOUNG_SECONDS,
+    Kept,
     Ledger,
     Report,
     Tally,
@@ -168,7 +171,7 @@ async def test_redis_keeps_what_the_ledger_keeps(
                 assert str(refused.value) == refusal
             else:
                 await one.reports.state(stated)
-            expected = sums(tally(ledger.statements(("models", "llama")), 1100, 1100))
+            expected = sums(tally(Kept(ledger.statements(("models", "llama")), 1100), 1100))
             await one.until(partial(agrees, expected))
 
 
@@ -272,6 +275,33 @@ async def test_zeros_of_others_prove_nothing_of_what_is_lost(redis: RedisProcess
         await one.until_missing("what reporter batch stated is lost")
         await state_when_possible(one.reports, report("batch"))
         await one.until_sum(0)
+
+
+async def test_a_redis_that_is_new_to_reports_says_so(redis: RedisProcess) -> None:
+    """It and the scaler lost what a batch stated once: the first zero is no proof."""
+    async with scaler(redis.url) as one:
+        await one.reports.state([report("batch", waiting=3, ttl=3600), report("gateway")])
+        await one.until_sum(3)
+    redis.kill()
+    redis.start()
+    async with scaler(redis.url) as one:
+        await state_when_possible(one.reports, report("gateway"))
+        zero = await one.until_sum(0)
+        assert zero.doubt == YOUNG
+
+
+async def test_a_redis_that_is_old_vouches_for_a_new_scaler(redis: RedisProcess) -> None:
+    """Its mark outlives us, and ends with the last report."""
+    async with scaler(redis.url) as one:
+        await one.reports.state([report("gateway")])
+        assert (await one.until_sum(0)).doubt == YOUNG
+    mark = "keda-scaler:reports-since"
+    began = int(redis.command("HGET", mark, "ms").split(b"\r\n")[1]) - 1000 * YOUNG_SECONDS
+    redis.command("HSET", mark, "ms", f"{began:.0f}")
+    async with scaler(redis.url) as other:
+        await other.reports.state([report("gateway")])
+        assert (await other.until_sum(0)).doubt is None
+    assert 0 < int(redis.command("PTTL", mark).strip().lstrip(b":")) <= 30_000
 
 
 async def test_a_redis_that_hangs_confirms_nothing(redis: RedisProcess) -> None:

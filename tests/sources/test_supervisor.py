@@ -37,7 +37,7 @@ class Told:
     def read(self, replica: str, readings: Readings, engine: Engine | None = None) -> None:
         raise AssertionError
 
-    def demanded(self, demand: Demand | Missing) -> None:
+    def demanded(self, demand: Demand | Missing, doubt: str | None = None) -> None:
         assert isinstance(demand, Missing)
         self.reasons.append(f"wake: {demand.reason}")
 

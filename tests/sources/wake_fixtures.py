@@ -93,7 +93,7 @@ class WakeNotebook:
     told: list[Demand | Missing] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def demanded(self, demand: Demand | Missing) -> None:
+    def demanded(self, demand: Demand | Missing, doubt: str | None = None) -> None:
         self.told.append(demand)
         self.news.set()
 
