@@ -263,10 +263,16 @@ _WAKING = "while no replica answers"
 
 
 def _waiting(view: View) -> float:
-    """Add up the requests that wait although no replica answers, wherever that is known."""
+    """Add up the requests that wait although no replica answers, wherever that is known.
+
+    Those in flight wait, too, unless a replica that answered before may work on them.
+    """
     values = [view.value(replica, Signal.CONCURRENCY) for replica in view.snapshot.replicas]
     engines = sum(value.number for value in values if value is not None)
-    return max(engines, view.demand.in_flight if view.demand is not None else 0.0)
+    if view.demand is None:
+        return engines
+    works = any(each.has_answered for each in view.counted)
+    return max(engines, view.demand.held if works else view.demand.in_flight)
 
 
 def _latency(

@@ -18,6 +18,7 @@ Rules:
 - That there is no part is known only once the trigger's names have matched something.
 """
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,8 +37,9 @@ REMEMBERED_SECONDS = 3600.0
 """How long a part is known that neither `up` nor a series of the trigger shows any more."""
 
 EXPIRED_SECONDS = 240.0
-"""A part whose series ended so long before its `up` was not ended by Prometheus: `up` stands for
-five minutes after the last scrape, unless Prometheus knows that the target is gone."""
+"""A part whose newest sample is older than that when its `up` is gone was not ended by Prometheus:
+`up` stands for five minutes after the last scrape, unless Prometheus knows that the target is
+gone."""
 
 WEEK_SECONDS = 604_800.0
 """How long a part is known whose `up` ran out."""
@@ -59,6 +61,9 @@ Job. Source: `k8s.io/apimachinery/pkg/util/rand`."""
 class _Seen:
     at: float
     """When its series matched the trigger last, in monotonic seconds."""
+
+    told_at: float = -math.inf
+    """When the newest of them was scraped, likewise."""
 
     scraped: bool = False
     """Whether an `up` series with its labels was ever there."""
@@ -121,6 +126,8 @@ class Roster:
                 for sample in parts.get(part, ())
                 if now - sample.at <= self._trigger.stale_after and sample.name in self._names
             ]
+            if fresh:
+                self._seen[part].told_at = max(sample.at for sample in fresh)
             answer = self._answer(part, fresh, space, now, is_young=is_young)
             if answer is not None:
                 answers[replica_of(part)].append(answer)
@@ -210,7 +217,7 @@ class Roster:
         if is_young:
             return "this Prometheus has not scraped it yet"
         others = {job for jobs in space.jobs.values() for job in jobs}
-        if seen.up and now - seen.at > EXPIRED_SECONDS and others.isdisjoint(seen.jobs):
+        if seen.up and now - seen.told_at > EXPIRED_SECONDS and others.isdisjoint(seen.jobs):
             return "its scrapes ended, and Prometheus does not know it to be gone"
         seen.up = False  # as it is gone, nothing about it can run out any more
         return None

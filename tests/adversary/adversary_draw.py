@@ -1,9 +1,9 @@
 """Draws plans at random, each from a whole number: the same one always gives the same plan."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from adversary_plan import LAG_SECONDS, MOMENTS, Event, Hit, Plan, Work
+from adversary_plan import LAG_SECONDS, LIST_HITS, MOMENTS, PROMETHEUS_HITS, Event, Hit, Plan, Work
 from adversary_pods import Fate, Pace
 
 METRICS: tuple[dict[str, str], ...] = (
@@ -13,20 +13,27 @@ METRICS: tuple[dict[str, str], ...] = (
     {"targetQueueDepth": "5", "targetConcurrency": "12"},
 )
 
+_SCRAPES = (5.0, 10.0, 15.0, 30.0)
+
 QUIET_SECONDS = 60.0
 """Nothing goes wrong before."""
 
 
-def draw(seed: int, *, steady: bool = False) -> Plan:
-    """Draw a plan; a steady one has the same work all the time."""
+def draw(seed: int) -> Plan:
+    """Draw a plan: in one of two work stays the same, and one of two is read by a Prometheus."""
     rng = random.Random(seed)
+    steady, scraped = rng.random() < 0.5, rng.random() < 0.5
     seconds = rng.choice([3600.0, 7200.0, 10800.0])
     gateway = rng.choice([None, None, "held", "in-flight"])
     replicas = rng.choice([1, 1, 2, 3, 4, 6])
     if gateway and not steady and rng.random() < 0.3:
         replicas = 0
     kind = rng.choice(["Deployment", "Deployment", "StatefulSet", "LeaderWorkerSet"])
-    events = sorted(_events(rng, seconds, has_gateway=gateway is not None), key=_since)
+    hits = set(Hit) - (LIST_HITS if scraped else PROMETHEUS_HITS)
+    hits -= set() if gateway else {Hit.GATEWAY}
+    drawn = [hit for hit in Hit if hit in hits]
+    events = sorted(_events(rng, seconds, drawn), key=_since)
+    poll_seconds = rng.choice([5, 10, 15, 15, 30])
     return Plan(
         seconds=seconds,
         replicas=replicas,
@@ -34,7 +41,7 @@ def draw(seed: int, *, steady: bool = False) -> Plan:
         events=tuple(events),
         keys={
             **rng.choice(METRICS),
-            "pollSeconds": rng.choice(["5", "10", "15", "15", "30"]),
+            "pollSeconds": str(poll_seconds),
             "idleSeconds": rng.choice(["30", "60"]),
             "holdSeconds": rng.choice(["300", "900"]),
             "coldStartSeconds": rng.choice(["120", "300"]),
@@ -56,6 +63,7 @@ def draw(seed: int, *, steady: bool = False) -> Plan:
         maximum=12,
         cooldown=rng.choice([60, 300]),
         at_once=rng.random() < 0.5,
+        scraped_every=rng.choice([s for s in _SCRAPES if s <= poll_seconds]) if scraped else None,
     )
 
 
@@ -79,15 +87,15 @@ def _phases(
         at += rng.choice([60, 200, 500, 1500]) * rng.uniform(0.8, 1.2)
 
 
-def _events(rng: random.Random, seconds: float, *, has_gateway: bool) -> Iterator[Event]:
+def _events(rng: random.Random, seconds: float, hits: Sequence[Hit]) -> Iterator[Event]:
     for _ in range(rng.choice([1, 2, 4, 8])):
         since = round(rng.uniform(QUIET_SECONDS, seconds), 1)
-        hit = rng.choice(list(Hit)) if rng.random() < 0.6 else Hit.ROLLOUT
+        hit = rng.choice(hits) if rng.random() < 0.6 else Hit.ROLLOUT
         which = rng.choice([None, 0, 1, 2])
         if hit in MOMENTS:
             fate = rng.choice([Fate.GOOD, Fate.GOOD, *Fate]) if hit is Hit.ROLLOUT else Fate.GOOD
             yield Event(hit, since, which=which, fate=fate)
-        elif hit is not Hit.GATEWAY or has_gateway:
+        else:
             lasts = rng.choice([20, 60, 200, 400, 700]) * rng.uniform(0.8, 1.2)
             lasts = max(lasts, 2 * LAG_SECONDS) if hit is Hit.LAG else lasts
             yield Event(hit, since, round(since + lasts, 1), which=which)

@@ -15,7 +15,9 @@ I1. No replica that has work is scaled away because something was not known.
   that we write can help it then.
 - When the HPA asks and every metric has a value, so that it may scale in, they must not ask for
   fewer replicas than there are and than the work needs, see below, at its least. Work of a pod that
-  could not be read for `holdSeconds` does not count any more.
+  could not be read for `holdSeconds` does not count any more. While `maxPendingFactor` caps a value
+  there may be more than it asks for: the HPA goes by what it heard before the last sleep, or before
+  the scaler began anew.
 
 I2. No value asks for more while work does not grow: a value that asks for more replicas than it
 asked for the last time (and for more than one) must be made of work that was there, see below, at
@@ -32,27 +34,16 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from adversary_plan import Hit, Plan, Work
+from adversary_plan import LIST_HITS, PROMETHEUS_HITS, Hit, Plan, Work
 from adversary_pods import Pod
+from adversary_source import Page, Source
 from adversary_world import World
 from keda_scaler.core.signals import Signal
 from keda_scaler.sources.pages import PAGE_SECONDS
 
 PRECISION = 1e-6
+_UNLISTED = LIST_HITS | PROMETHEUS_HITS | {Hit.API, Hit.SCALER}
 GATEWAY = "the gateway"
-
-
-@dataclass(slots=True)
-class Page:
-    """A page that the scaler reads, as its reader knows it."""
-
-    due: float
-    failures: int = 0
-    """In a row."""
-
-    failed_at: float = -math.inf
-    heard_at: float = -math.inf
-    """When it answered last, or when it was first told of as ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +76,8 @@ class Judge:
         trigger = self._trigger = plan.trigger
         self._plan = plan
         hangs = any(event.hit is Hit.HANG for event in plan.events)
-        self._poll = trigger.poll_seconds + (PAGE_SECONDS if hangs else 0.0) + 1.0
+        late = PAGE_SECONDS if hangs else 0.0
+        self._poll = trigger.poll_seconds + (plan.scraped_every or late) + 1.0
         """How old the newest reading of a page may be that is read all the time."""
         self._stale = trigger.stale_after + self._poll
         self._entries: deque[_Entry] = deque()
@@ -93,8 +85,6 @@ class Judge:
         self._list_failed_at = self._gateway_failed_at = -math.inf
         self.news_at = 0.0
         """When it was last known that there is work, or that there is none."""
-        self.has_listed = False
-        """Whether the list was read since the scaler began."""
 
     def note(self, now: float, world: World, told: frozenset[str]) -> None:
         """Write down what is true from now on."""
@@ -107,20 +97,20 @@ class Judge:
     def look(self, now: float, world: World) -> None:
         """Write down what cannot be read now."""
         for event in world.active:
-            if event.hit in {Hit.UNLISTED, Hit.HALF_OPEN, Hit.LAG, Hit.API, Hit.SCALER}:
+            if event.hit in _UNLISTED:
                 self._list_failed_at = now
             if event.hit in {Hit.GATEWAY, Hit.SCALER}:
                 self._gateway_failed_at = now
 
-    def sleep(self, now: float, pages: Mapping[str, Page], *, was_error: bool) -> Fault | None:
+    def sleep(self, now: float, source: Source, *, was_error: bool) -> Fault | None:
         """Look at a step of KEDA's to zero."""
         if was_error:
             is_silent = now - self.news_at >= self._trigger.hold_seconds
-            if is_silent or not self.has_listed:
+            if is_silent or not source.has_listed:
                 return None
         who = self._worked(now - self._trigger.idle_seconds, now)
         if who is None:
-            failing = {name for name, page in pages.items() if page.failures}
+            failing = {name for name, page in source.pages.items() if page.failures}
             who = next(iter(failing & self._busy(self._entries[-1], now)), None)
         if who is None:
             return None
@@ -167,7 +157,10 @@ class Judge:
         replicas: int,
         pages: Mapping[str, Page],
     ) -> Fault | None:
-        """Look at what the metrics ask for; None: a metric has no value."""
+        """Look at what the metrics ask for, of which no value stands for a metric that has none.
+
+        `replicas` are those that must not be given up: none while a cap holds values back.
+        """
         fault = None
         asks = []
         for metric in self._trigger.metrics:

@@ -44,6 +44,10 @@ class Hit(StrEnum):
     UNLISTED = "the list cannot be read"
     HALF_OPEN = "the watch is half-open: the list stands still, and is not confirmed"
     LAG = "the list is 10 s late"
+    PROMETHEUS = "Prometheus is away"
+    AGENT = "nobody scrapes the pods; Prometheus has other targets"
+    DISK = "Prometheus has lost its disk, and does not scrape the pods yet"
+    FAMILIES = "pages have families of other names"
     GATEWAY = "the gateway is away"
     SCALER = "the scaler is away, and begins anew"
     KEDA = "KEDA is away"
@@ -58,6 +62,10 @@ EPOCH = 100_000.0
 
 LAG_SECONDS = 10.0
 PAGE_HITS = (Hit.REFUSE, Hit.HANG, Hit.ERROR, Hit.PART)
+LIST_HITS = frozenset({Hit.UNLISTED, Hit.HALF_OPEN, Hit.LAG})
+"""Those that only `service` hears of."""
+PROMETHEUS_HITS = frozenset({Hit.PROMETHEUS, Hit.AGENT, Hit.DISK, Hit.FAMILIES})
+"""Those that only `prometheus` hears of."""
 MOMENTS = frozenset({Hit.ROLLOUT, Hit.KILL, Hit.RESTART})
 """Those that do not last."""
 
@@ -100,7 +108,10 @@ class Plan:
 
     events: tuple[Event, ...] = ()
     keys: Mapping[str, str] = field(default_factory=dict)
-    """Trigger keys, beside `service`."""
+    """Trigger keys, beside `service` or `prometheus`."""
+
+    scraped_every: float | None = None
+    """How often a Prometheus scrapes, in seconds, if that is what is read; None: the pages are."""
 
     kind: Literal["Deployment", "StatefulSet", "LeaderWorkerSet"] = "Deployment"
     pace: Pace = field(default_factory=Pace)
@@ -131,7 +142,10 @@ class Plan:
     def trigger(self) -> Trigger:
         """The trigger as KEDA would send it."""
         wake = {"wakeFrom": "epp", "wakeService": "epp"} if self.gateway else {}
-        return parse_trigger({"service": "m", **wake, **self.keys}, Accepts())
+        if self.scraped_every is None:
+            return parse_trigger({"service": "m", **wake, **self.keys}, Accepts())
+        read = {"prometheus": "main", "engine": "vllm"}
+        return parse_trigger({**read, **wake, **self.keys}, Accepts(frozenset({"main"})))
 
     def workload(self) -> Deployment | StatefulSet:
         """Make what is scaled, at rest."""
@@ -155,6 +169,8 @@ class Plan:
             for since, work in self.phases
         )
         polls = "one after the other" if self.apart else "at once"
+        if self.scraped_every is not None:
+            polls = f"by a Prometheus, every {self.scraped_every:g} s"
         hpa = "acts at once" if self.at_once else "has no behavior"
         return [
             (

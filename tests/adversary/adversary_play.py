@@ -14,18 +14,19 @@ from dataclasses import replace as changed
 
 import grpc
 
-from adversary_judge import Fault, Judge, Page
+from adversary_judge import Fault, Judge
 from adversary_plan import AT_ONCE, EPOCH, Hit, Plan
-from adversary_world import Answer, World
-from keda_scaler import engines
+from adversary_prometheus import PrometheusSource
+from adversary_service import ServiceSource
+from adversary_source import Source
+from adversary_world import World
 from keda_scaler.core.decision import Decision, Reported, State, Unavailable
-from keda_scaler.core.readings import Demand, Missing
+from keda_scaler.core.demand import CAPPED
+from keda_scaler.core.readings import Demand
 from keda_scaler.core.signals import Signal
 from keda_scaler.keda.client import Failure, Measured, MetricResult, TriggerResult
 from keda_scaler.keda.cluster import Cluster, observe, poll, push, sync_hpa
 from keda_scaler.keda.scaledobject import KedaTrigger, ScaledObject
-from keda_scaler.sources.enginepages import backoff
-from keda_scaler.sources.pages import PAGE_SECONDS
 from keda_scaler.store import Target
 
 KEDA_AT, KEDA_SECONDS = 7.0, 30.0
@@ -37,8 +38,6 @@ KEDA_TRIGGER = KedaTrigger(0, "external-push", {})
 UNREACHABLE = TriggerResult(
     KEDA_TRIGGER, Failure("GetMetricSpec", grpc.StatusCode.UNAVAILABLE, "connection refused")
 )
-_LIST_HITS = (Hit.UNLISTED, Hit.HALF_OPEN, Hit.LAG, Hit.API)
-HANGS = f"no answer within {PAGE_SECONDS:g} s"
 
 Make = Callable[[Plan, Callable[[], float]], Target]
 """Makes the scaler's target, given its clock."""
@@ -135,13 +134,9 @@ class Play:
             Cluster(scaled_object, EPOCH, plan.replicas),
             last_active=EPOCH if plan.replicas else None,
         )
-        self._pages: dict[str, Page] = {}
-        """By the name of each replica that is told."""
-        self._told: frozenset[str] = frozenset()
-        self._confirmed_at = 0.0
-        self._late: list[tuple[float, str]] = []
-        """Pages that hang, and when that is noticed."""
-        self._list_at = self._gateway_at = math.inf
+        source = PrometheusSource if self._trigger.by_prometheus else ServiceSource
+        self._source: Source = source(self._world, self._trigger, self._log)
+        self._gateway_at = math.inf
         self._gateway_ok = True
         self._was_active = False
         self._keda_at, self._hpa_at = KEDA_AT, HPA_AT
@@ -171,11 +166,9 @@ class Play:
         return EPOCH + self._now
 
     def _next(self, changes_at: float) -> float:
-        times = [changes_at, self._keda_at, self._hpa_at]
+        times = [changes_at, self._keda_at, self._hpa_at, self._source.next_at()]
         if self._target is not None:
-            times += [self._list_at, self._gateway_at]
-            times += [page.due for page in self._pages.values()]
-            times += [at for at, _ in self._late]
+            times.append(self._gateway_at)
         return max(min(times), self._now + 0.001)
 
     def _change(self) -> None:
@@ -186,116 +179,35 @@ class Play:
         if is_away and self._target is not None:
             self._log("the scaler is away")
             self._target, self._was_active = None, False
-            self._forget()
+            self._source.end()
         elif not is_away and self._target is None:
             self._log("the scaler begins")
             self._target = self._make(self._plan, self._clock)
-            self._judge.has_listed = False
-            self._list_at = now
-            self._gateway_at = now + 1 if self._trigger.wake_from else math.inf
-        if self._target is not None:
-            self._list()
-            if self._trigger.wake_from and self._gateway_at > now + 1 and self._target.is_waking:
-                self._gateway_at = now + 1
-        self._judge.note(now, world, self._told)
+            self._source.begin(self._target, now)
+            # The first answer waits for what is read first, a moment in truth.
+            self._gateway_at = now + 0.4 if self._trigger.wake_from else math.inf
+        self._source.changed(now)
+        waits = self._trigger.wake_from is not None and self._gateway_at > now + 1
+        if self._target is not None and waits and self._target.is_waking:
+            self._gateway_at = now + 1
+        self._judge.note(now, world, self._source.told)
         if self._traced:
             loads = {pod.name: pod_work.requests for pod, pod_work in world.loads.items()}
             kept = {pod.name: pod_work.requests for pod, pod_work in world.kept.items()}
             wrong = [str(event.hit) for event in world.active]
             self._log(f"load {loads} kept {kept} held {world.held} {'; '.join(wrong)}")
 
-    def _forget(self) -> None:
-        self._pages, self._told, self._late = {}, frozenset(), []
-
-    def _list(self, *, alone: bool = True) -> None:
-        """Be the watch: tell what is listed, or take it in for the poll that will tell it."""
-        world, now, target = self._world, self._now, self._target
-        assert target is not None
-        self._list_at = now + self._trigger.poll_seconds + 0.01  # pages at the same time confirm it
-        replicas = world.listing(now)
-        if world.find(Hit.UNLISTED) or world.find(Hit.API):
-            target.unlisted("the Kubernetes API server cannot be reached")
-            return
-        if world.find(Hit.HALF_OPEN):
-            if not self._judge.has_listed:
-                target.unlisted("EndpointSlices not listed yet")
-            return
-        self._confirmed_at, self._judge.has_listed = now, True
-        names = frozenset(replica.name for replica in replicas)
-        for replica in replicas:
-            page = self._pages.get(replica.name)
-            if page is None:
-                self._pages[replica.name] = page = Page(self._first_due(replica.name))
-            if page.heard_at == -math.inf and replica.ready:
-                page.heard_at, page.due = now, min(page.due, now + 0.5)  # read at once
-        if names != self._told:
-            self._pages = {name: self._pages[name] for name in sorted(names)}
-            self._told = names
-            self._log(f"listed {sorted(names)}")
-        if alone:
-            target.listed(replicas, self._clock())
-
-    def _first_due(self, name: str) -> float:
-        poll_seconds = self._trigger.poll_seconds
-        if not self._plan.apart:
-            return math.floor(self._now + 0.5) + 0.5
-        return self._now + 0.5 + sum(name.encode()) % 4 * poll_seconds / 4
-
     def _read(self) -> None:
         """Be the sources: read what is due."""
-        target, now = self._target, self._now
-        if target is None:
+        was_read = self._source.read(self._now)
+        if self._target is None:
             return
-        if now >= self._list_at:
-            self._list()
-        late = [(at, name) for at, name in self._late if at <= now]
-        if late:
-            self._late = [each for each in self._late if each not in late]
-            for _, name in late:
-                if name in self._pages and math.isinf(self._pages[name].due):
-                    self._take({name: (engines.missing(HANGS), None)})
-        due = [name for name, page in self._pages.items() if page.due <= now]
-        if due:
-            self._fetch(due)
-        if now >= self._gateway_at:
-            self._read_gateway()
-        if due or late:
-            self._judge.look(now, self._world)
+        if was_read:
+            self._judge.look(self._now, self._world)
             self._note_news()
+        if self._now >= self._gateway_at:
+            self._read_gateway()
         self._push()
-
-    def _fetch(self, due: list[str]) -> None:
-        pods, now = self._world.pods, self._now
-        answers: dict[str, Answer] = {}
-        for name in due:
-            answer = self._world.page(pods.get(name), now)
-            if answer is not None:
-                answers[name] = answer
-                continue
-            page = self._pages[name]
-            page.due, page.failed_at = math.inf, now
-            self._late.append((now + PAGE_SECONDS, name))
-        self._take(answers)
-
-    def _take(self, answers: dict[str, Answer]) -> None:
-        """Tell what pages gave."""
-        target, now = self._target, self._now
-        assert target is not None
-        for name, (readings, _) in answers.items():
-            page = self._pages[name]
-            if any(isinstance(reading, Missing) for reading in readings.values()):
-                page.failures, page.failed_at = page.failures + 1, now
-            else:
-                page.failures, page.heard_at = 0, now
-            page.due = now + backoff(self._trigger.poll_seconds, page.failures)
-        is_listed = not any(self._world.find(hit) for hit in _LIST_HITS)
-        if is_listed and answers.keys() == self._pages.keys():
-            self._list(alone=False)
-            listed = {each.name: each for each in self._world.listing(now)}
-            target.polled({listed[name]: answers[name] for name in answers}, self._clock())
-            return
-        for name, (readings, engine) in answers.items():
-            target.read(name, readings, engine)
 
     def _read_gateway(self) -> None:
         target = self._target
@@ -312,10 +224,11 @@ class Play:
         target, now = self._target, self._now
         assert target is not None
         since = self._clock() - self._trigger.stale_after
-        is_known = self._gateway_ok and now < self._confirmed_at + self._trigger.stale_after
+        confirmed_at = self._source.confirmed_at
+        is_known = self._gateway_ok and now < confirmed_at + self._trigger.stale_after
         for known in target.snapshot.replicas:
             value = known.values.get(Signal.CONCURRENCY)
-            page = self._pages.get(known.replica.name)
+            page = self._source.pages.get(known.replica.name)
             is_read = value is not None and value.at > since and page and not page.failures
             if is_read and value is not None and value.number:
                 self._judge.news_at = now
@@ -358,7 +271,7 @@ class Play:
         self._played.said.append((now, said, why))
         self._log(f"KEDA hears {said} ({why})")
         if before and not self._cluster.replicas:
-            self._blame(self._judge.sleep(now, self._pages, was_error=is_error))
+            self._blame(self._judge.sleep(now, self._source, was_error=is_error))
         elif (
             self._plan.gateway is None
             and not before
@@ -381,7 +294,10 @@ class Play:
             shown = {str(signal): value for signal, value in values.items()}
             self._log(f"HPA hears {shown}")
         if self._target is not None:
-            self._blame(self._judge.asked(now, values, before, self._pages))
+            answers = self._target.decision().answers.values()
+            capped = any(isinstance(a, Reported) and a.text.startswith(CAPPED) for a in answers)
+            replicas = 0 if capped else before
+            self._blame(self._judge.asked(now, values, replicas, self._source.pages))
 
     def _blame(self, fault: Fault | None) -> None:
         if fault is not None:

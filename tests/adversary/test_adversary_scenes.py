@@ -174,3 +174,32 @@ def test_a_page_that_fails_as_work_comes_proves_nothing() -> None:
     )
 
     assert [count for _, count in played(plan).replicas] == [1]
+
+
+def test_pages_that_fail_behind_a_gateway_that_knows_of_all_requests_ask_for_no_more() -> None:
+    """It went from 2 to 4: all that was in flight was taken for what waits."""
+    plan = Plan(
+        seconds=900,
+        replicas=2,
+        phases=((0, Work(7, 10, 0.5)),),
+        events=(Event(Hit.REFUSE, 120, 600),),
+        keys={"targetQueueDepth": "5"},
+        gateway="in-flight",
+    )
+
+    assert {count for _, count in played(plan).replicas} == {2}
+
+
+def test_an_agent_that_dies_does_not_say_that_its_pods_are_gone() -> None:
+    """With `staleSeconds` of 90 the end of `up` was taken for the end of the pod."""
+    plan = Plan(
+        seconds=1200,
+        replicas=1,
+        phases=((0, Work(4, 10, 0.5)),),
+        events=(Event(Hit.AGENT, 97, 900),),
+        keys={"pollSeconds": "30"},
+        scraped_every=10.0,
+        cooldown=60,
+    )
+
+    assert [count for _, count in played(plan).replicas] == [1]

@@ -19,7 +19,7 @@ from keda_scaler.core.demand import (
     whole,
 )
 from keda_scaler.core.memory import Memory
-from keda_scaler.core.readings import Distribution, Lacking, Missing, Quantiles, Replica
+from keda_scaler.core.readings import Demand, Distribution, Lacking, Missing, Quantiles, Replica
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.snapshot import ReplicaReadings, Snapshot
 from keda_scaler.core.trigger import Accepts, Metric, Trigger, parse_trigger
@@ -468,3 +468,16 @@ def test_while_waking_what_was_asked_for_stays_asked_for() -> None:
     handed = at_gateway(silent("e", 0.0), held=0, at=1.0)
     assert isinstance(woken(handed, 14), Unmoved)
     assert isinstance(woken(snapshot(), 14), Unmoved)
+
+
+def test_what_is_in_flight_may_be_with_replicas_that_cannot_be_read() -> None:
+    """Of 17 in flight they work on most; only those that the gateway holds are known to wait."""
+
+    def woken(pod: ReplicaReadings, held: float) -> Report | Missing | Unmoved:
+        known = Snapshot((pod,), 0.0, None, Demand(held, 17, arrived=False, at=UNKNOWN), None)
+        memory = replace(before(7), lease_until=99.0)
+        return reported(QUEUE, trigger(**WAKES), known, UNKNOWN, memory)
+
+    assert isinstance(woken(failing("a", 7), held=0), Unmoved)
+    assert woken(failing("a", 7), held=9) == Report(9, "while no replica answers")
+    assert woken(silent("a", 0.0), held=0) == Report(17, "while no replica answers")

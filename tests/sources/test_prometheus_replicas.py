@@ -192,6 +192,25 @@ def test_scrapes_that_run_out_do_not_say_that_a_replica_is_gone() -> None:
     assert list(ended.replicas([], [other], late)) == []
 
 
+def test_scrapes_run_out_from_the_last_of_them() -> None:
+    """With a long `staleSeconds` the last samples are there for long, and count no scrape more."""
+    roster = Roster(trigger_of(staleSeconds="90"))
+    other = scrape({"pod": "x", "instance": "10.0.0.9:9100", "job": "nodes"})
+    last = samples(A, 3, at=NOW)
+    roster.replicas(last, [scrape(A), other], NOW + 89)
+    roster.replicas([], [scrape(A), other], NOW + 299)
+    assert problem(roster.replicas([], [other], NOW + 301)["a"]).startswith("its scrapes ended")
+
+
+def test_scrapes_that_run_out_after_a_start_do_not_say_that_a_replica_is_gone() -> None:
+    """The agent died before we began: the week's series were seen, and none of a scrape."""
+    roster = Roster(trigger_of())
+    other = scrape({"pod": "x", "instance": "10.0.0.9:9100", "job": "nodes"})
+    roster.remember(samples(A, 3, at=NOW), NOW)
+    roster.replicas([], [scrape(A), other], NOW)
+    assert problem(roster.replicas([], [other], NOW + 20)["a"]).startswith("its scrapes ended")
+
+
 def test_what_a_young_prometheus_has_not_scraped_yet_is_not_gone() -> None:
     """It came back with an empty disk, and another target of it has an `up` already."""
     roster = Roster(trigger_of())
