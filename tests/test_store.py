@@ -137,7 +137,7 @@ async def test_a_replica_keeps_its_reading_until_stale(fleet: Fleet) -> None:
     target.listed([Replica("a")], fleet.clock.now)
     target.read("a", engines.missing("no answer within 5 s"))
 
-    assert target.decision().answers[Signal.QUEUE_DEPTH] == Reported(7.0)
+    assert target.decision().answers[Signal.QUEUE_DEPTH] == Reported(7.0, is_repeated=True)
 
 
 async def test_what_a_page_lost_is_unknown_until_the_hold_is_over(fleet: Fleet) -> None:

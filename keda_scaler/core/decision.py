@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import assert_never
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from keda_scaler.core import waking
 from keda_scaler.core.activity import Quiet, Stuck, Unknown, Verdict, Work
@@ -79,6 +80,9 @@ class Reported(Struct, frozen=True, gc=False):
 
     text: str = ""
     """What is noteworthy about it, for people; empty: nothing."""
+
+    is_repeated: bool = False
+    """Whether it is what it was before, because something is missing."""
 
 
 class Held(Struct, frozen=True, gc=False):
@@ -166,11 +170,14 @@ def decide(view: View, memory: Memory, verdict: Verdict) -> Decision:
 
 def ask(memory: Memory, view: View, decision: Decision) -> Memory:
     """Remember what a decision about this view asks for."""
-    totals = {
-        metric.signal: total_of(view, answer.number)
-        for metric in view.trigger.metrics
-        if isinstance(answer := decision.answers[metric.signal], Reported)
+    reported = {
+        signal: answer
+        for signal, answer in decision.answers.items()
+        if isinstance(answer, Reported)
     }
+    totals = {signal: total_of(view, answer.number) for signal, answer in reported.items()}
+    new = {signal: view.now for signal, answer in reported.items() if not answer.is_repeated}
+    memory = replace(memory, told_at={**memory.told_at, **new})
     return waking.ask(memory, view, decision.wanted, totals)
 
 
@@ -289,7 +296,7 @@ def _answer(metric: Metric, view: View, memory: Memory, reason: Reason) -> Answe
     trigger, now = view.trigger, view.now
     reported = report(metric, view, memory)
     if isinstance(reported, Report):
-        return Reported(reported.number, reported.text)
+        return Reported(reported.number, reported.text, reported.is_repeated)
     if isinstance(reported, Unmoved):
         return Held(f"{metric.signal} asks for no change: {reported.reason}", is_partial=True)
     since = _known_until(metric.signal, view)
@@ -331,6 +338,7 @@ def _until(view: View, memory: Memory) -> float:
     """Find the next instant at which time alone may change the decision."""
     trigger, snapshot = view.trigger, view.snapshot
     instants = [memory.asked_at + trigger.cold_start_seconds]
+    instants += (at + trigger.stale_after for at in memory.told_at.values())
     if snapshot.listed_at is not None:
         instants.append(snapshot.listed_at + trigger.stale_after)
     if snapshot.demand is not None:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from keda_scaler.core.memory import Memory
 from keda_scaler.core.readings import Missing
@@ -49,6 +50,9 @@ class Report(Struct, frozen=True, gc=False):
 
     text: str = ""
     """What is noteworthy about it, for people; empty: nothing."""
+
+    is_repeated: bool = False
+    """Whether it is what it was before, because something is missing."""
 
 
 class Unmoved(Struct, frozen=True, gc=False):
@@ -92,7 +96,7 @@ def _bounded(metric: Metric, view: View, memory: Memory, total: Report) -> Repor
             number /= view.mean_of
         elif view.counted and number:
             number = metric.target  # it is multiplied with no replica: the only way to keep those
-    return Report(min(number, MAX_VALUE * 0.999), text)
+    return Report(min(number, MAX_VALUE * 0.999), text, total.is_repeated)
 
 
 def total_of(view: View, number: float) -> float:
@@ -213,7 +217,8 @@ def _in_spite_of(
     """
     if found.is_complete and found.known:
         return Report(found.low)
-    is_replayed = not found.lapsed and not found.awaited
+    told_at = memory.told_at.get(metric.signal, view.now)
+    is_replayed = not found.lapsed and not found.awaited and view.is_fresh(told_at)
     if not found.known and not (found.told and is_replayed):
         return Missing(found.problem or _first_problem(metric, view))
     before = memory.totals.get(metric.signal)
@@ -222,7 +227,7 @@ def _in_spite_of(
     if at_least > found.told + found.awaited and at_least >= asked:
         return Report(found.low)
     if before is not None and is_replayed:
-        return Report(max(before, found.low))
+        return Report(max(before, found.low), is_repeated=found.low < before)
     at_most = math.inf if math.isinf(found.high) else whole(found.high / metric.target)
     if before is not None and at_most < found.told and at_most <= max(1, asked):
         return Report(found.high)
@@ -243,18 +248,20 @@ def _while_waking(
     How many of them are listed says nothing. Where it is not known what waits, what was asked for
     stays asked for.
     """
-    requests = _waiting(view) if metric.signal in _REQUESTS else 0.0
-    total = max(metric.target, requests)
+    low, high = _waiting(view) if metric.signal in _REQUESTS else (0.0, 0.0)
     before = memory.totals.get(metric.signal)
-    if before is not None and total >= before:
-        return Report(total, _WAKING)
+    if before is not None and max(metric.target, low) >= before:
+        return Report(max(metric.target, low), _WAKING)
+    total = max(metric.target, high)
+    if low < high and (before is None or total >= before):
+        return Unmoved("whether what is in flight waits is not known")
     missing = [each for each in concerned if view.is_missing(each, metric.signal)]
     if missing:
         return Unmoved(missing[0].problem(metric.signal))
     if not view.trigger.by_reports and (view.counted or before is not None):
         if view.demand is None or view.snapshot.demand_problem is not None:
             return Unmoved("what waits for the replicas that load is not known")
-        if before is None and not requests:
+        if before is None and not high:
             return Unmoved("what the replicas that load were asked for is not known")
     return Report(total, _WAKING)
 
@@ -262,17 +269,24 @@ def _while_waking(
 _WAKING = "while no replica answers"
 
 
-def _waiting(view: View) -> float:
-    """Add up the requests that wait although no replica answers, wherever that is known.
+def _waiting(view: View) -> tuple[float, float]:
+    """Add up the requests that wait although no replica answers: at least, and at most.
 
-    Those in flight wait, too, unless a replica that answered before may work on them.
+    Those in flight may be with a replica that cannot be read: one that answered before, that is
+    ready, or of which Prometheus does not know whether it is. What one last said before its page
+    failed may be what another, or the gateway, has now.
     """
-    values = [view.value(replica, Signal.CONCURRENCY) for replica in view.snapshot.replicas]
-    engines = sum(value.number for value in values if value is not None)
+    signal = Signal.CONCURRENCY
+    known = [each for each in view.snapshot.replicas if view.is_known(each, signal)]
+    engines = sum(each.values[signal].number for each in known)
     if view.demand is None:
-        return engines
-    works = any(each.has_answered for each in view.counted)
-    return max(engines, view.demand.held if works else view.demand.in_flight)
+        return engines, engines
+    at_most = max(engines, view.demand.in_flight)
+    may_work = any(
+        each.has_answered or each.replica.ready or view.trigger.by_prometheus
+        for each in view.counted
+    )
+    return max(engines, view.demand.held) if may_work else at_most, at_most
 
 
 def _latency(
@@ -304,7 +318,7 @@ def _latency(
     lapsed = any(not view.is_fresh(each.measured_at(signal) or 0.0) for each in missing)
     of_all = _Sum(total, math.inf, 1, len(told), awaited, lapsed, problem)
     reported = _in_spite_of(metric, view, memory, of_all)
-    return Report(reported.number, text) if isinstance(reported, Report) else reported
+    return replace(reported, text=text) if isinstance(reported, Report) else reported
 
 
 def _observed(

@@ -89,8 +89,20 @@ def test_until_it_is_stale_what_was_reported_before_is_repeated(
     """One poll that fails is no reason to tell the HPA nothing, or less."""
     pods = snapshot(replica("a", waiting), failing("b", 4))
 
-    assert reported(QUEUE, trigger(), pods, 1.0, before(12)) == Report(becomes)
-    assert reported(QUEUE, trigger(), snapshot(failing("b", 4)), 1.0, before(4)) == Report(4)
+    found = reported(QUEUE, trigger(), pods, 1.0, before(12))
+    assert found == Report(becomes, is_repeated=waiting < 12)
+    alone = reported(QUEUE, trigger(), snapshot(failing("b", 4)), 1.0, before(4))
+    assert alone == Report(4, is_repeated=True)
+
+
+def test_what_was_reported_long_before_is_not_repeated() -> None:
+    """Between two questions of the HPA it may have been told of requests that were seen twice."""
+    pods = snapshot(replica("a", 5, at=12.0), failing("b", 4, at=11.0))
+    lately = replace(before(12), told_at={Signal.QUEUE_DEPTH: 2.0})
+    long_since = replace(before(12), told_at={Signal.QUEUE_DEPTH: 1.0})
+
+    assert reported(QUEUE, trigger(), pods, 16.0, lately) == Report(12, is_repeated=True)
+    assert isinstance(reported(QUEUE, trigger(), pods, 16.0, long_since), Unmoved)
 
 
 def test_a_missing_replica_counts_what_it_last_said() -> None:
@@ -358,7 +370,9 @@ def test_a_latency_of_some_replicas_moves_nothing() -> None:
     )
     asks = trigger(targetTtftSeconds="2")
 
-    assert reported(TTFT, asks, some, 11.0, before(6.0, Signal.TTFT)) == Report(6.0, "1.95 s")
+    assert reported(TTFT, asks, some, 11.0, before(6.0, Signal.TTFT)) == Report(
+        6.0, "1.95 s", is_repeated=True
+    )
     assert reported(TTFT, asks, some, 11.0) == Unmoved("b: refused")
 
 
@@ -412,7 +426,7 @@ def test_a_request_that_moves_on_between_two_readings_counts_once() -> None:
     assert told_after(replace(ahead, beside=0), 1.0, total=14, held=14) == Report(14)
     assert told_after(replace(ahead, beside=14), 1.0, total=28, held=14) == Report(28)
     behind = at_gateway(replica("a", 0, at=0.0), held=0, at=1.0)
-    assert told_after(behind, 1.0, total=14, held=14) == Report(14)
+    assert told_after(behind, 1.0, total=14, held=14) == Report(14, is_repeated=True)
     both = at_gateway(replica("a", 4, at=1.0), held=3, at=1.0)
     assert told_after(both, 1.0, total=14, held=14) == Report(7)
 
@@ -422,7 +436,7 @@ def test_a_gateway_that_handed_its_queue_to_a_silent_replica_takes_nothing_back(
     asks = trigger(**WAKES)
     for pod in (failing("a", 0), silent("a", 0.0)):
         found = told_after(at_gateway(pod, held=0, at=1.0), 1.0, total=14, held=14)
-        assert found == Report(14) or not isinstance(found, Report)
+        assert found == Report(14, is_repeated=True) or not isinstance(found, Report)
 
     idle = [replica(name, 0, at=UNKNOWN) for name in "bc"]
     late = at_gateway(*idle, failing("a", 0), held=0, at=UNKNOWN)
@@ -440,7 +454,7 @@ def test_a_gateway_that_says_no_more_what_it_holds_moves_nothing() -> None:
     """What it held is still asked for, for holdSeconds; one that held nothing is not missed."""
     pod = replica("a", 2, at=UNKNOWN)
     fails = at_gateway(pod, held=8, at=10.0, problem="refused")
-    assert told_after(fails, UNKNOWN, total=10, held=8) == Report(10)
+    assert told_after(fails, UNKNOWN, total=10, held=8) == Report(10, is_repeated=True)
     stale = at_gateway(pod, held=8, at=0.0)
     assert isinstance(told_after(stale, UNKNOWN, total=10, held=8), Unmoved)
     assert told_after(stale, UNKNOWN, total=10, held=0) == Report(2)
@@ -472,12 +486,21 @@ def test_while_waking_what_was_asked_for_stays_asked_for() -> None:
 
 def test_what_is_in_flight_may_be_with_replicas_that_cannot_be_read() -> None:
     """Of 17 in flight they work on most; only those that the gateway holds are known to wait."""
+    asks = trigger(**WAKES)
 
-    def woken(pod: ReplicaReadings, held: float) -> Report | Missing | Unmoved:
-        known = Snapshot((pod,), 0.0, None, Demand(held, 17, arrived=False, at=UNKNOWN), None)
+    def woken(held: float, *pods: ReplicaReadings, asks: Trigger = asks) -> object:
+        known = Snapshot(pods, 0.0, None, Demand(held, 17, arrived=False, at=UNKNOWN), None)
         memory = replace(before(7), lease_until=99.0)
-        return reported(QUEUE, trigger(**WAKES), known, UNKNOWN, memory)
+        return reported(QUEUE, asks, known, UNKNOWN, memory)
 
-    assert isinstance(woken(failing("a", 7), held=0), Unmoved)
-    assert woken(failing("a", 7), held=9) == Report(9, "while no replica answers")
-    assert woken(silent("a", 0.0), held=0) == Report(17, "while no replica answers")
+    loading = replica("b", None, ready=False)
+    waking = "while no replica answers"
+    assert woken(17) == woken(0) == woken(0, loading) == Report(17, waking)
+    assert woken(9, failing("a", 7)) == Report(9, waking)
+    assert isinstance(woken(0, failing("a", 7)), Unmoved)
+    assert isinstance(woken(0, silent("a", 0.0)), Unmoved)
+    keys = {"prometheus": "main", "wakeFrom": "epp", "wakeService": "epp"}
+    scraped = parse_trigger(keys, Accepts(frozenset({"main"})))
+    assert isinstance(woken(0, loading, asks=scraped), Unmoved)
+    twice = [failing(name, 7, at=UNKNOWN - 1, ready=False) for name in "cd"]
+    assert woken(7, *twice) == Report(7, waking), "what they said last is with the gateway by now"
