@@ -50,7 +50,7 @@ fmt: $(VENV)/dev  ## format, and mend what can be mended
 	$(BIN)/ruff format .
 
 fuzz: $(VENV)/dev  ## give parsers and ports what nobody would write, and the scaler 2,000 random worlds; 10 minutes
-	ADVERSARY_WORLDS=2000 $(BIN)/pytest tests/adversary --timeout 0
+	ADVERSARY_WORLDS=2000 $(BIN)/pytest tests/adversary -n 2 --timeout 0
 	$(BIN)/pytest tests/fuzz -n 2 --hypothesis-profile fuzz --timeout 0
 
 audit: $(VENV)/dev  ## ask for known vulnerabilities of everything in requirements/; needs the network

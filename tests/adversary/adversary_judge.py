@@ -8,16 +8,18 @@ I1. No replica that has work is scaled away because something was not known.
   have been seen: work counts that one pod (or the gateway) had for longer than a poll takes (and
   the time that it takes to notice that a page hangs), and a pod counts once the list has told of
   it, or has had `staleSeconds` and a poll to do so. Nobody may work whose latest poll failed, if
-  only since a moment ago.
+  only since a moment ago. A Prometheus that began to scrape nobody while there was no pod need not
+  know of those that come: docs/faults.md has that as a row.
 - Where it was an error of the scaler that KEDA's race took for "inactive", two things excuse it:
   that nothing was known (neither of work, nor that there is none) for `holdSeconds`, and that the
   list could not be read since the scaler began. A scaler that is not there is never raced: nothing
   that we write can help it then.
 - When the HPA asks and every metric has a value, so that it may scale in, they must not ask for
-  fewer replicas than there are and than the work needs, see below, at its least. Work of a pod that
-  could not be read for `holdSeconds` does not count any more. While `maxPendingFactor` caps a value
-  there may be more than it asks for: the HPA goes by what it heard before the last sleep, or before
-  the scaler began anew.
+  fewer replicas than there are and than the work needs, see below, at its least. Of a pod that
+  cannot be read counts what it last said, or its target if that is more, for `holdSeconds`: what
+  came to it since is not known. While `maxPendingFactor` caps a value there may be more replicas
+  than it asks for: the HPA goes by what it heard before the last sleep, or before the scaler began
+  anew.
 
 I2. No value asks for more while work does not grow: a value that asks for more replicas than it
 asked for the last time (and for more than one) must be made of work that was there, see below, at
@@ -34,7 +36,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from adversary_plan import LIST_HITS, PROMETHEUS_HITS, Hit, Plan, Work
+from adversary_plan import LIST_HITS, PROMETHEUS_HITS, Event, Hit, Plan, Work
 from adversary_pods import Pod
 from adversary_source import Page, Source
 from adversary_world import World
@@ -83,6 +85,9 @@ class Judge:
         self._entries: deque[_Entry] = deque()
         self._asked: dict[Signal, int] = {}
         self._list_failed_at = self._gateway_failed_at = -math.inf
+        self._blind_until = -math.inf
+        """Until when a Prometheus that scrapes nobody may show no pod that has come since."""
+        self._unscraped: set[Event] = set()
         self.news_at = 0.0
         """When it was last known that there is work, or that there is none."""
 
@@ -97,6 +102,10 @@ class Judge:
     def look(self, now: float, world: World) -> None:
         """Write down what cannot be read now."""
         for event in world.active:
+            if event.hit in {Hit.AGENT, Hit.DISK} and event not in self._unscraped:
+                self._unscraped.add(event)
+                if not self._entries[-1].told:
+                    self._blind_until = event.until + self._stale
             if event.hit in _UNLISTED:
                 self._list_failed_at = now
             if event.hit in {Hit.GATEWAY, Hit.SCALER}:
@@ -112,7 +121,7 @@ class Judge:
         if who is None:
             failing = {name for name, page in source.pages.items() if page.failures}
             who = next(iter(failing & self._busy(self._entries[-1], now)), None)
-        if who is None:
+        if who is None or (who != GATEWAY and now < self._blind_until):
             return None
         why = "an error that KEDA's race took for inactive" if was_error else "inactive"
         return Fault(now, f"KEDA scaled to zero, by {why}, and {who} had work")
@@ -197,11 +206,13 @@ class Judge:
         hold, needs = self._trigger.hold_seconds, [0]
         for metric in self._trigger.metrics:
             seen = self._seen(now, metric.signal, pages, with_kept=False)
-            least = sum(
-                min(loads)
-                for name, loads in seen.items()
-                if name not in pages or now - pages[name].heard_at < hold
-            )
+            least = 0.0
+            for name, loads in seen.items():
+                page = pages.get(name)
+                if page is None or not page.failures:
+                    least += min(loads)
+                elif now - page.heard_at < hold:
+                    least += min(*loads, max(metric.target, page.said.get(metric.signal, 0.0)))
             needs.append(math.ceil(least / metric.target - PRECISION))
         return min(max(needs), self._plan.maximum)
 

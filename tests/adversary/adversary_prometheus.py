@@ -14,7 +14,7 @@ from adversary_plan import Hit
 from adversary_pods import Role
 from adversary_source import Source, monotonic
 from adversary_world import World
-from keda_scaler.core.readings import Value
+from keda_scaler.core.readings import Replica, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.engines.samples import Sample
@@ -57,10 +57,12 @@ class _Sink:
         self._source = source
         self._target = target
 
-    def polled(self, answers: Mapping[object, Answer], at: float, doubt: str | None = None) -> None:
+    def polled(
+        self, answers: Mapping[Replica, Answer], at: float, doubt: str | None = None
+    ) -> None:
         """See `Sink.polled`."""
-        self._source.heard({str(getattr(each, "name", each)) for each in answers}, doubt)
-        self._target.polled(answers, at, doubt)  # type: ignore[arg-type]  # replicas, as they come
+        self._source.heard(answers, doubt)
+        self._target.polled(answers, at, doubt)
 
     def unlisted(self, reason: str) -> None:
         """See `Sink.unlisted`."""
@@ -132,22 +134,18 @@ class PrometheusSource(Source):
         self._round_at = now + pause
         return True
 
-    def heard(self, names: set[str], doubt: str | None) -> None:
-        """Take note of a list that a round told of."""
-        self._tell(frozenset(names))
+    def heard(self, answers: Mapping[Replica, Answer], doubt: str | None) -> None:
+        """Take note of what a round told."""
+        self._tell(frozenset(replica.name for replica in answers))
         self.has_listed = True
         if doubt is None:
             self.confirmed_at = self._now
-        for name, page in self.pages.items():
-            scraped = self._scraped.get(name)
-            if scraped is None or not scraped.up or not self._is_whole(scraped):
-                page.failures, page.failed_at = page.failures + 1, self._now
-            else:
-                page.failures, page.heard_at = 0, scraped.at
-
-    def _is_whole(self, scraped: _Scraped) -> bool:
-        oldest = min((at for _, at in scraped.samples.values()), default=-math.inf)
-        return oldest == scraped.at
+        read = {metric.signal for metric in self._trigger.metrics} | {Signal.CONCURRENCY}
+        for replica, (readings, _) in answers.items():
+            scraped = self._scraped.get(replica.name)
+            at = self._now if scraped is None else scraped.at
+            wanted = {signal: readings[signal] for signal in read}
+            self.pages[replica.name].heard(wanted, self._now, at)
 
     def _scrape(self, now: float) -> None:
         """Be Prometheus: scrape what there is."""

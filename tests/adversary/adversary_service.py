@@ -7,7 +7,6 @@ from adversary_plan import Hit
 from adversary_source import Page, Source, monotonic
 from adversary_world import Answer, World
 from keda_scaler import engines
-from keda_scaler.core.readings import Missing
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.sources.enginepages import backoff
 from keda_scaler.sources.pages import PAGE_SECONDS
@@ -109,10 +108,7 @@ class ServiceSource(Source):
         """Tell what pages gave."""
         for name, (readings, _) in answers.items():
             page = self.pages[name]
-            if any(isinstance(reading, Missing) for reading in readings.values()):
-                page.failures, page.failed_at = page.failures + 1, now
-            else:
-                page.failures, page.heard_at = 0, now
+            page.heard(readings, now, now)
             page.due = now + backoff(self._trigger.poll_seconds, page.failures)
         is_listed = not any(self._world.find(hit) for hit in _LIST_HITS)
         if is_listed and answers.keys() == self.pages.keys():

@@ -2,11 +2,13 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from adversary_plan import EPOCH
 from adversary_world import World
+from keda_scaler.core.readings import Missing, Readings, Value
+from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
 from keda_scaler.store import Target
 
@@ -22,6 +24,18 @@ class Page:
     failed_at: float = -math.inf
     heard_at: float = -math.inf
     """When it answered last, or when it was first told of as ready."""
+
+    said: Mapping[Signal, float] = field(default_factory=dict)
+    """What it said then."""
+
+    def heard(self, readings: Readings, now: float, at: float) -> None:
+        """Take an answer that was given at `at`."""
+        if any(isinstance(reading, Missing) for reading in readings.values()):
+            self.failures, self.failed_at = self.failures + 1, now
+            return
+        self.failures, self.heard_at = 0, at
+        known = ((s, value) for s, value in readings.items() if isinstance(value, Value))
+        self.said = {signal: value.number for signal, value in known}
 
 
 class Source(ABC):

@@ -311,15 +311,17 @@ class Play:
         replicas = self._world.listed(second)
         pages = {} if scene.fault(Hits.SOURCE, second) else self._world.pages(second, now)
         for target in self._scalers.targets:
-            if away is None:
-                target.listed(replicas, now)
-            else:
+            if away is not None:
                 target.unlisted(away.reason)
+            elif not scene.fault(Hits.WATCH, second):
+                target.listed(replicas, now)
             for name, (readings, engine) in pages.items():
                 target.read(name, readings, engine)
         running = [readings[Signal.CONCURRENCY] for readings, _ in pages.values()]
         numbers = [reading.number for reading in running if isinstance(reading, Value)]
+        lost = {Hits.WATCH, Hits.SERIES, Hits.OLD}
         complete = away is None and len(numbers) == len(pages) and self._gateway_is_quiet()
+        complete &= not any(scene.fault(each, second) for each in lost)
         self._note(second, busy=any(numbers), complete=complete)
 
     def _note(self, second: int, *, busy: bool, complete: bool) -> None:

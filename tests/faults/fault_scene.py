@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from keda_scaler.core.addresses import AddressRules
 from keda_scaler.core.trigger import Accepts, Trigger, parse_trigger
 
 METADATA = {"service": "llama", "targetQueueDepth": "5"}
@@ -18,6 +19,10 @@ class Hits(StrEnum):
     PAGE = "the page of the first replica"
     LIST = "the list of replicas; pages that are known are read on"
     SOURCE = "the list of replicas and all readings, as a Prometheus that is away does"
+    WATCH = "what confirms the list; nobody says so, and pages are read on"
+    TWICE = "nothing, but every pod is listed at an address of either family, one of them bare"
+    SERIES = "one of the two series of every page"
+    OLD = "nothing, but a cache gives every page as it was ten minutes ago"
     GATEWAY = "the wake source"
     GAUGES = "nothing, but gauges and counters of the engine stand still"
     ENDPOINTS = "nothing, but the list names no replica although some run"
@@ -112,6 +117,7 @@ class Scene:
     def trigger(self) -> Trigger:
         """The trigger as KEDA would send it."""
         given = {**METADATA, **self.keys}
-        if given.get("engine") == "reports" or "prometheus" in given:
+        if given.get("engine") == "reports" or {"prometheus", "endpoints"} & given.keys():
             del given["service"]
-        return parse_trigger(given, Accepts(frozenset({"main"}), reports=True))
+        allowed = AddressRules.parse(["llama", "10.0.0.0/8"])
+        return parse_trigger(given, Accepts(frozenset({"main"}), allowed, reports=True))

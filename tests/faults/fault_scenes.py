@@ -28,6 +28,16 @@ REASONS: Mapping[str, str] = {
     ),
     "redis-away": "Redis cannot be reached",
     "gateway-away": "cannot connect",
+    "cached": "older than staleSeconds (15) when it came: a cache, or old timestamps",
+    "cached-silently": "the page is a cache's, which does not say how old it is",
+    "cut-off": "no series of vllm:num_requests_waiting",
+    "gzip-cut-off": "the page was cut off: its gzip stream does not end",
+    "rank-lost": "1 of 2 series that it had are gone",
+    "vllm-families-lost": "1 of 2 series that it had are gone",
+    "prefixed": (
+        "no series of a known engine; the page has kserve_vllm:num_requests_running, with a prefix"
+    ),
+    "port-refuses": "port 8001: cannot connect",
 }
 """What a source says of a fault, or how that begins. `test_faults_outcomes.py` gets the same from
 real pages and real servers."""
@@ -173,6 +183,75 @@ SOURCES = (
 )
 """Faults of what is read."""
 
+MISLEADING = (
+    _busy(
+        *(
+            "cached",
+            "A cache answers for every page, with what it was ten minutes ago (`Age: 600`).",
+        ),
+        *(Hits.OLD, 10),
+    ),
+    _busy(
+        "cached-silently",
+        "A cache answers for every page and does not say how old that is (`X-Cache: HIT`).",
+        *(Hits.PAGES, 10),
+    ),
+    _busy(
+        *("cut-off", "Every page ends early, at the end of a line, for 10 minutes."),
+        *(Hits.PAGES, 10),
+    ),
+    _busy("gzip-cut-off", "Every gzip stream of a page ends early.", Hits.PAGES, 10),
+    _busy(
+        "rank-lost",
+        "Every page loses the series of one of its two data-parallel engines, which has the work.",
+        *(Hits.SERIES, 10),
+    ),
+    _busy(
+        "vllm-families-lost",
+        "Triton with its vLLM backend prints its own families on, and those of vLLM no more.",
+        *(Hits.SERIES, 10),
+    ),
+    replace(
+        _busy(
+            *("prefixed", "The ScaledObject is new, and every family has a prefix."),
+            *(Hits.PAGES, 10),
+        ),
+        scene=Scene(
+            seconds=START + 600,
+            replicas=3,
+            load=_BUSY,
+            faults=(Fault(Hits.PAGES, 0, _ALWAYS, REASONS["prefixed"]),),
+        ),
+        zero=0,
+    ),
+    _busy(
+        "port-refuses",
+        "Of the eight ports of every replica (`port: 8000-8007`) one refuses, for 10 minutes.",
+        *(Hits.PAGES, 10),
+        port="8000-8007",
+    ),
+    _busy(
+        "address-refuses",
+        "One of the three addresses of a name in `endpoints` refuses, for 10 minutes.",
+        *(Hits.PAGE, 10),
+        endpoints="http://llama:8000/metrics",
+    ),
+    _busy(
+        *("both-families", "Slices of IPv6 list every pod once more, without its name."),
+        *(Hits.TWICE, 10),
+    ),
+    _busy(
+        *("half-open-watch", "The watch of EndpointSlices is half-open, for 10 minutes."),
+        *(Hits.WATCH, 10),
+    ),
+    _ending(
+        "half-open-watch-ending",
+        "The same, and all work ends as it begins: a pod that has come since is not known.",
+        Fault(Hits.WATCH, START, START + 600),
+    ),
+)
+"""Pages and lists that are there, and do not say what is."""
+
 SCALER = (
     _busy(
         "wall-clock",
@@ -269,6 +348,15 @@ WAKING = (
         "kubernetes-away-waking",
         "At zero, a request comes and is worked on; the Kubernetes API is away, for 15 minutes.",
         _waiting(1000, faults=(Fault(Hits.LIST, START, START + 900, REASONS["kubernetes-away"]),)),
+    ),
+    _waking(
+        "ready-and-500",
+        "At zero, a request comes and waits; the page of its replica answers 500 for the first "
+        "half minute that it is ready.",
+        _waiting(
+            300,
+            faults=(Fault(Hits.PAGES, START + 65, START + 95, REASONS["answers-500"]),),
+        ),
     ),
     _waking(
         "counter-reset",
@@ -413,6 +501,7 @@ PROMETHEUS = (
 
 TABLES: Mapping[str, tuple[Row, ...]] = {
     "sources": SOURCES,
+    "misleading": MISLEADING,
     "prometheus": PROMETHEUS,
     "scaler": SCALER,
     "waking": WAKING,
@@ -482,6 +571,23 @@ ENDS = (
         ),
         remedy="`coldStartSeconds` as long as the longest cold start, nodes included",
         mended={"coldStartSeconds": "1800"},
+    ),
+    replace(
+        _waking(
+            "never-scraped-counters-only",
+            "At zero, a request comes through a gateway that only counts, and is worked on; "
+            "whoever scrapes the replicas (`prometheus`) is dead for 15 minutes, and other targets "
+            "are scraped.",
+            _waiting(
+                1000,
+                arrivals=(START,),
+                gauges=False,
+                faults=(Fault(Hits.SCRAPES, 0, START + 900),),
+                keys=THROUGH_PROMETHEUS,
+            ),
+        ),
+        remedy="`wakeFrom`, with a gateway that tells of requests in flight; an alert on targets "
+        "of Prometheus that are gone",
     ),
 )
 """Where the guarantee ends: KEDA's race turns an error of ours into "inactive", or, in the last

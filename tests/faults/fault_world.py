@@ -1,7 +1,7 @@
 """The world of a scene: its pods, what their pages say, and what the gateway says."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fault_scene import Hits, Load, Scene
@@ -10,6 +10,7 @@ from keda_scaler.core.readings import Demand, Engine, Missing, Readings, Replica
 from keda_scaler.core.reports import Kept, Statement, Tally, tally
 from keda_scaler.core.signals import Signal
 from keda_scaler.gateways.counters import Series, rose
+from keda_scaler.sources.slices import parse_slice, resolve
 
 Pages = Mapping[str, tuple[Readings, Engine | None]]
 """What one poll of every replica's page gives."""
@@ -56,6 +57,8 @@ class World:
     def listed(self, second: int) -> list[Replica]:
         """Give what Kubernetes lists."""
         found = [] if self.scene.fault(Hits.ENDPOINTS, second) else self._running(second)
+        if self.scene.fault(Hits.TWICE, second):
+            found = _listed_twice(found)
         if self.scene.is_leaving(second):
             found.append(Replica("llama-0", ready=False, terminating=True))
         for name, ended in self._ended:
@@ -74,7 +77,7 @@ class World:
             requests: float | None = scene.requests(moved) / ready if replica.ready else None
             if replica.terminating and isinstance(scene.leaving, Load):
                 requests = scene.leaving.requests
-            pages[replica.name] = _page(requests, moved, now)
+            pages[replica.name] = self._page(requests, second, moved, now)
         broken = scene.fault(Hits.PAGES, second)
         if broken is not None:
             pages = {name: (engines.missing(broken.reason), None) for name in pages}
@@ -82,6 +85,23 @@ class World:
         if first is not None and pages:
             pages[min(pages)] = engines.missing(first.reason), None
         return pages
+
+    def _page(
+        self, requests: float | None, second: int, moved: int, now: float
+    ) -> tuple[Readings, Engine | None]:
+        """Give what a page says; with no requests at all, not even 0, nobody serves it yet."""
+        if requests is None:
+            return engines.missing(_LOADING), None
+        series = 2
+        if self.scene.fault(Hits.SERIES, second):
+            requests, series = 0.0, 1  # those of the engine that is left
+        if self.scene.fault(Hits.OLD, second):
+            requests, now = 0.0, now - 600.0
+        readings = {
+            Signal.QUEUE_DEPTH: Value(requests, now, series),
+            Signal.CONCURRENCY: Value(requests + (requests > 0), now, series),
+        }
+        return readings, Engine("vllm", reserves_memory=True, progress=float(moved))
 
     def reports(self, second: int, began: int, now: float) -> Tally | Missing:
         """Read what is reported to a scaler that has kept reports since `began`: all that wait, and
@@ -125,12 +145,18 @@ class World:
         ]
 
 
-def _page(requests: float | None, moved: int, now: float) -> tuple[Readings, Engine | None]:
-    """Give what a page says; with no requests at all, not even 0, nobody serves it yet."""
-    if requests is None:
-        return engines.missing(_LOADING), None
-    readings = {
-        Signal.QUEUE_DEPTH: Value(requests, now),
-        Signal.CONCURRENCY: Value(requests + (requests > 0), now),
-    }
-    return readings, Engine("vllm", reserves_memory=True, progress=float(moved))
+def _listed_twice(replicas: Sequence[Replica]) -> list[Replica]:
+    """Give what is made of slices of both families, of which those of IPv6 name no pods."""
+    slices = []
+    for family, address in (("IPv4", "10.0.0.{}"), ("IPv6", "fd00::{}")):
+        endpoints = [
+            {"addresses": [address.format(number)], "conditions": {"ready": replica.ready}}
+            | ({"targetRef": {"kind": "Pod", "name": replica.name}} if family == "IPv4" else {})
+            for number, replica in enumerate(replicas, 1)
+        ]
+        metadata = {"name": family, "labels": {"kubernetes.io/service-name": "llama"}}
+        raw = {"metadata": metadata, "addressType": family, "endpoints": endpoints}
+        slices.append(parse_slice({**raw, "ports": [{"name": "http", "port": 8000}]}))
+    found = resolve("llama", [each for each in slices if each is not None], None, "/metrics")
+    assert not isinstance(found, Missing)
+    return [endpoint.replica for endpoint in found]

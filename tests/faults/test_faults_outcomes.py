@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,11 +12,16 @@ from aiohttp import web
 
 import endpoint_reading
 from endpoint_reading import serving
+from engine_pages import TEXT, capture, case, only, without
 from fault_scenes import REASONS
+from keda_scaler import engines
 from keda_scaler.core.addresses import AddressRules
-from keda_scaler.core.readings import Engine, Missing, Value
+from keda_scaler.core.readings import Engine, Missing, Replica, Value
 from keda_scaler.core.reports import Tally
 from keda_scaler.core.signals import Signal
+from keda_scaler.core.snapshot import ReplicaReadings, Spans, absorb
+from keda_scaler.engines.devices import device_readings
+from keda_scaler.engines.exposition import parse_page
 from keda_scaler.errors import SourceError
 from keda_scaler.sim.kubernetes import Fault, SimulatedCluster, SimulatedEndpoint
 from keda_scaler.sim.requests import Request
@@ -106,6 +112,95 @@ async def test_half_a_page() -> None:
 
     async with serving(page) as url:
         assert await page_outcome(url) == REASONS["half-a-page"]
+
+
+BUSY = capture("vllm-0.32.0__busy-queue")
+
+
+async def page_after(first: str, then: bytes, **headers: str) -> str:
+    """Read a page, then what comes in its place, and say why the latter measures nothing."""
+    answers = [web.Response(text=first)]
+
+    async def page(_: web.Request) -> web.Response:
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        later = web.Response(body=then, content_type="text/plain", headers=given)
+        return answers.pop() if answers else later
+
+    async with (
+        serving(page) as url,
+        endpoint_reading.reading({"endpoints": url, "pollSeconds": "5"}) as notebook,
+    ):
+        await notebook.until(lambda: isinstance(notebook.queue(url), str))
+    reading = notebook.readings[url][Signal.CONCURRENCY]
+    assert isinstance(reading, Missing), reading
+    return reading.reason
+
+
+@pytest.mark.parametrize(
+    ("fault", "first", "then", "headers"),
+    [
+        ("cached", BUSY, BUSY.encode(), {"Age": "600"}),
+        ("cached-silently", BUSY, BUSY.encode(), {"X_Cache": "HIT"}),
+        ("gzip-cut-off", BUSY, gzip.compress(BUSY.encode())[:-8], {"Content_Encoding": "gzip"}),
+    ],
+)
+async def test_the_page_is_not_what_it_was(
+    fault: str, first: str, then: bytes, headers: dict[str, str]
+) -> None:
+    """It comes, and what it says is old, or not all."""
+    assert await page_after(first, then, **headers) == REASONS[fault]
+
+
+async def test_a_prefix() -> None:
+    """Nothing but its families' names is wrong."""
+    prefixed = BUSY.replace("vllm:", "kserve_vllm:")
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(text=prefixed)
+
+    async with serving(page) as url:
+        assert await page_outcome(url, "auto") == REASONS["prefixed"]
+
+
+async def test_one_of_several_ports() -> None:
+    """What the other one says is no sum."""
+    async with SimulatedEngine() as engine, kubernetes() as (cluster, directory):
+        ports = [engine.port, free_port()]
+        pod = {"addresses": ["127.0.0.1"], "targetRef": {"kind": "Pod", "name": "llama-0"}}
+        content = {
+            "addressType": "IPv4",
+            "ports": [{"name": f"rank-{port}", "port": port} for port in ports],
+            "endpoints": [pod],
+        }
+        cluster.put_slice("default", "llama", "llama-1", content)
+        keys = {"service": "llama", "port": ",".join(map(str, ports))}
+        async with endpoint_reading.reading(keys, directory=directory) as notebook:
+            await notebook.until(lambda: notebook.readings)
+    reading = notebook.readings["llama-0"][Signal.CONCURRENCY]
+
+    assert isinstance(reading, Missing)
+    assert reading.reason.replace(str(ports[1]), "8001").startswith(REASONS["port-refuses"])
+
+
+def lost(before: str, now: str) -> str:
+    """Take two polls of a page in, and say why the second has no queue."""
+    known = ReplicaReadings(Replica("a"))
+    for at, page in ((100.0, before), (105.0, now)):
+        samples = parse_page(page.encode(), TEXT, engines.names("auto"), at)
+        answer = engines.read(samples, trigger_of(), device_readings(samples))
+        known = absorb(known, *answer, Spans(120.0, held_since=0.0))
+    assert known.values[Signal.QUEUE_DEPTH].at == 100.0
+    return known.problems[Signal.QUEUE_DEPTH].reason
+
+
+def test_series_that_are_gone() -> None:
+    """A page cut at the end of a line, one that lost an engine, one that lost all but zeros."""
+    triton = case("triton-vllm-backend")
+    one = only(BUSY, ["vllm:num_requests_running{", "vllm:num_requests_waiting{"])
+
+    assert lost(BUSY, BUSY[: BUSY.index("# HELP vllm:num_requests_waiting")]) == REASONS["cut-off"]
+    assert lost(one + one.replace('engine="0"', 'engine="1"'), one) == REASONS["rank-lost"]
+    assert lost(triton, without(triton, "vllm:")) == REASONS["vllm-families-lost"]
 
 
 async def test_no_name() -> None:
