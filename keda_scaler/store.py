@@ -99,7 +99,7 @@ class Target:
         self._problem: str | None = None
         self._demand: Demand | None = None
         self._demand_problem: str | None = None
-        self._beside = math.inf
+        self._beside: dict[str, float] | None = None
         self._demanded_at = 0.0
         self._memory = Memory()
         self._decision: Decision | None = None
@@ -243,11 +243,11 @@ class Target:
             same = before is not None and self._demand_problem == doubt and not demand.arrived
             same = same and before == replace(demand, at=before.at if before else 0.0)
             self._demand, self._demand_problem = demand, doubt
-            self._beside = sum(
-                value.number
-                for each in self._replicas.values()
+            self._beside = {
+                name: value.number
+                for name, each in self._replicas.items()
                 if (value := each.values.get(Signal.CONCURRENCY)) is not None
-            )
+            }
         if same and self._clock() < self._demanded_at + self._often:
             return
         self._demanded_at = self._clock()

@@ -185,11 +185,16 @@ def _problem(view: View, replica: ReplicaReadings, signal: Signal) -> str:
 
 def _held_back(view: View, replicas: Sequence[ReplicaReadings]) -> float:
     """Say how many requests the gateway holds, but for those that replicas got since it told."""
-    if view.demand is None:
-        return 0.0
-    values = [view.value(each, Signal.CONCURRENCY) for each in replicas]
-    running = sum(value.number for value in values if value is not None)
-    return max(0.0, view.demand.held - max(0.0, running - view.snapshot.beside))
+    demand, before = view.demand, view.snapshot.beside
+    if demand is None or not demand.held or before is None:
+        return 0.0 if demand is None else demand.held
+    values = ((each, view.value(each, Signal.CONCURRENCY)) for each in replicas)
+    got = sum(
+        max(0.0, value.number - before.get(each.replica.name, 0.0))
+        for each, value in values
+        if value is not None
+    )
+    return max(0.0, demand.held - got)
 
 
 def _is_silent(view: View) -> bool:
@@ -248,7 +253,7 @@ def _while_waking(
     How many of them are listed says nothing. Where it is not known what waits, what was asked for
     stays asked for.
     """
-    low, high = _waiting(view) if metric.signal in _REQUESTS else (0.0, 0.0)
+    low, high = _waiting(view, metric.signal) if metric.signal in _REQUESTS else (0.0, 0.0)
     before = memory.totals.get(metric.signal)
     if before is not None and max(metric.target, low) >= before:
         return Report(max(metric.target, low), _WAKING)
@@ -269,14 +274,13 @@ def _while_waking(
 _WAKING = "while no replica answers"
 
 
-def _waiting(view: View) -> tuple[float, float]:
+def _waiting(view: View, signal: Signal) -> tuple[float, float]:
     """Add up the requests that wait although no replica answers: at least, and at most.
 
     Those in flight may be with a replica that cannot be read: one that answered before, that is
     ready, or of which Prometheus does not know whether it is. What one last said before its page
     failed may be what another, or the gateway, has now.
     """
-    signal = Signal.CONCURRENCY
     known = [each for each in view.snapshot.replicas if view.is_known(each, signal)]
     engines = sum(each.values[signal].number for each in known)
     if view.demand is None:

@@ -241,8 +241,9 @@ class Snapshot(Struct, frozen=True, gc=False):
     demand_problem: str | None = None
     """Why the wake source said nothing the last time; None: it did."""
 
-    beside: float = math.inf
-    """Requests that the replicas had when the wake source told; infinite: not said."""
+    beside: Mapping[str, float] | None = None
+    """Requests that each replica had, as far as was known, when the wake source told; None: not
+    said."""
 
 
 def _extended(window: Window | None, look: Distribution, spans: Spans) -> Window:

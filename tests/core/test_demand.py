@@ -423,8 +423,11 @@ def told_after(
 def test_a_request_that_moves_on_between_two_readings_counts_once() -> None:
     """The gateway was read before the replica that has it now, or after."""
     ahead = at_gateway(replica("a", 14, at=1.0), held=14, at=0.0)
-    assert told_after(replace(ahead, beside=0), 1.0, total=14, held=14) == Report(14)
-    assert told_after(replace(ahead, beside=14), 1.0, total=28, held=14) == Report(28)
+    assert told_after(replace(ahead, beside={}), 1.0, total=14, held=14) == Report(14)
+    assert told_after(replace(ahead, beside={"a": 14}), 1.0, total=28, held=14) == Report(28)
+    crashed = at_gateway(replica("b", 2, at=1.0), replica("a", 14, at=1.0), held=14, at=0.0)
+    crashed = replace(crashed, beside={"b": 16, "gone": 9})
+    assert told_after(crashed, 1.0, total=14, held=14) == Report(16), "fewer elsewhere hide none"
     behind = at_gateway(replica("a", 0, at=0.0), held=0, at=1.0)
     assert told_after(behind, 1.0, total=14, held=14) == Report(14, is_repeated=True)
     both = at_gateway(replica("a", 4, at=1.0), held=3, at=1.0)
@@ -504,3 +507,12 @@ def test_what_is_in_flight_may_be_with_replicas_that_cannot_be_read() -> None:
     assert isinstance(woken(0, loading, asks=scraped), Unmoved)
     twice = [failing(name, 7, at=UNKNOWN - 1, ready=False) for name in "cd"]
     assert woken(7, *twice) == Report(7, waking), "what they said last is with the gateway by now"
+
+
+def test_while_waking_what_replicas_run_does_not_wait() -> None:
+    """One that is listed as not ready may serve: the list is late, or cannot be read."""
+    serves = at_gateway(replica("a", 3, running=4, at=1.0, ready=False), held=0, at=1.0)
+    memory = replace(before(5), lease_until=99.0)
+    assert reported(QUEUE, trigger(**WAKES), serves, 1.0, memory) == Report(
+        5, "while no replica answers"
+    )
