@@ -154,7 +154,11 @@ def _sum(metric: Metric, view: View, memory: Memory, concerned: Sequence[Replica
     lapsed, problem = False, ""
     for replica in concerned:
         value = replica.values.get(signal)
-        if view.is_missing(replica, signal):
+        is_known = value is not None and view.is_known(replica, signal)
+        if value is not None and is_known and not view.is_stuck(replica):
+            known, told = known + 1, told + 1
+            low += value.number
+        elif view.is_missing(replica, signal):
             problem = problem or _problem(view, replica, signal)
             if value is None:
                 awaited += 1
@@ -162,9 +166,8 @@ def _sum(metric: Metric, view: View, memory: Memory, concerned: Sequence[Replica
                 told += 1
                 unknown += max(metric.target, value.number)
                 lapsed |= not view.is_fresh(value.at) or view.is_stuck(replica)
-        elif value is not None and view.is_known(replica, signal):
+        elif is_known:  # stuck, and idle by choice
             known, told = known + 1, told + 1
-            low += 0.0 if view.is_stuck(replica) else value.number
     if signal in _REQUESTS and trigger.wake_from is not None:
         silent = _is_silent(view) and memory.held > 0
         low += 0.0 if silent else _held_back(view, concerned)
@@ -254,11 +257,11 @@ def _while_waking(
     stays asked for.
     """
     low, high = _waiting(view, metric.signal) if metric.signal in _REQUESTS else (0.0, 0.0)
-    before = memory.totals.get(metric.signal)
-    if before is not None and max(metric.target, low) >= before:
-        return Report(max(metric.target, low), _WAKING)
-    total = max(metric.target, high)
-    if low < high and (before is None or total >= before):
+    total, before = max(metric.target, low), memory.totals.get(metric.signal)
+    is_more = whole(total / metric.target) > len(concerned)
+    if before is not None and total >= before and (low == high or is_more):
+        return Report(total, _WAKING)
+    if low < high:
         return Unmoved("whether what is in flight waits is not known")
     missing = [each for each in concerned if view.is_missing(each, metric.signal)]
     if missing:
@@ -278,19 +281,21 @@ def _waiting(view: View, signal: Signal) -> tuple[float, float]:
     """Add up the requests that wait although no replica answers: at least, and at most.
 
     Those in flight may be with a replica that cannot be read: one that answered before, that is
-    ready, or of which Prometheus does not know whether it is. What one last said before its page
-    failed may be what another, or the gateway, has now.
+    ready, that is not listed yet, or of which Prometheus does not know whether it is ready. What
+    one last said before its page failed may be what another, or the gateway, has now.
     """
-    known = [each for each in view.snapshot.replicas if view.is_known(each, signal)]
+    snapshot = view.snapshot
+    known = [each for each in snapshot.replicas if view.is_known(each, signal)]
     engines = sum(each.values[signal].number for each in known)
     if view.demand is None:
         return engines, engines
     at_most = max(engines, view.demand.in_flight)
-    may_work = any(
+    is_listed = snapshot.listed_at is not None and view.is_fresh(snapshot.listed_at)
+    may_work = snapshot.problem is not None or any(
         each.has_answered or each.replica.ready or view.trigger.by_prometheus
         for each in view.counted
     )
-    return max(engines, view.demand.held) if may_work else at_most, at_most
+    return max(engines, view.demand.held) if may_work or not is_listed else at_most, at_most
 
 
 def _latency(

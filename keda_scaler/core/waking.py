@@ -102,7 +102,7 @@ def given_away(memory: Memory, view: View) -> tuple[float, float]:
     if view.demand is not None and view.demand.held < memory.held:
         given, at = max(given, memory.held - view.demand.held), view.demand.at
     signal = Signal.CONCURRENCY
-    if not any(
+    if given and not any(
         view.is_missing(each, signal)
         or ((value := each.values.get(signal)) is not None and value.at < at)
         for each in view.counted

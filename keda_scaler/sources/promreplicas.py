@@ -9,8 +9,8 @@ Rules:
 - What `up` shows and nothing else does is listed, too, and not answering: an address that meets the
   trigger's `selector`, and one of the workload and job of a part that is known. One that shows
   another model, or is beside a part that is known in the same pod, is none of ours.
-- An `up` that was 1 and ran out, instead of being ended by Prometheus, says that nobody scrapes any
-  more, and not that the part is gone.
+- An `up` that was 1 and ran out, instead of being ended by Prometheus, or that went with its data,
+  says that nobody scrapes any more, and not that the part is gone. Its job scraping others does.
 - A part that never had an `up` series and has samples all the same (somebody relays them) is listed
   and not answering. Leaving it out would turn an engine at work into a proof of no work.
 - An address that two jobs scrape gives the same series twice. One job is read, the other is not.
@@ -74,6 +74,12 @@ class _Seen:
     jobs: frozenset[str] = field(default_factory=frozenset)
     """The jobs of the last of them."""
 
+    is_lost: bool = False
+    """Whether they went with the data of Prometheus, which may not scrape it yet."""
+
+    is_gone: bool = False
+    """Whether Prometheus ended them: it scrapes the part no more."""
+
 
 class Roster:
     """The replicas of one target, from one answer of Prometheus to the next."""
@@ -87,6 +93,8 @@ class Roster:
         self._names = engines.names(trigger.engine, latencies=trigger.reads_latencies)
         """What may be there beside them is for other targets of the namespace."""
         self._seen: dict[Part, _Seen] = {}  # in the order of `at`
+        self._silent_parts: dict[Part, _Seen] = {}
+        """Those that nothing but `up` shows, as of the last round."""
         self._others: dict[Part, float] = {}
         """Parts that showed another model, and when last."""
 
@@ -132,12 +140,11 @@ class Roster:
             if answer is not None:
                 answers[replica_of(part)].append(answer)
         loading: set[str] = set()
-        for part in sorted(self._silent(space)):
+        for part, why in sorted(self._silent(space, now, is_young=is_young)):
             if replica_of(part) in answers and replica_of(part) not in loading:
                 continue  # a sidecar of one that is known
-            jobs = space.jobs[part]
-            answers[replica_of(part)].append(self._silence(jobs))
-            if not any(jobs.values()):
+            answers[replica_of(part)].append(why)
+            if not any(space.jobs.get(part, {}).values()):
                 loading.add(replica_of(part))
         self.loading = frozenset(loading)
         gpus = space.gpus if with_gpus else {}
@@ -152,7 +159,8 @@ class Roster:
             is_other = part in self._others
             if part in space.jobs and not is_other and len(self._seen) <= MAX_PARTS:
                 continue
-            kept = WEEK_SECONDS if seen.up and not is_other else REMEMBERED_SECONDS
+            is_kept = (seen.up or seen.is_lost) and not (seen.is_gone or is_other)
+            kept = WEEK_SECONDS if is_kept else REMEMBERED_SECONDS
             if now - seen.at > kept or len(self._seen) > MAX_PARTS:
                 del self._seen[part]
         for part, at in list(self._others.items()):
@@ -160,8 +168,25 @@ class Roster:
             if is_gone or len(self._others) > MAX_PARTS:
                 del self._others[part]
 
-    def _silent(self, space: Space) -> Iterator[Part]:
-        """Find parts that are ours by what `up` says alone."""
+    def _silent(self, space: Space, now: float, *, is_young: bool) -> Iterator[tuple[Part, str]]:
+        """Find parts that are ours by what `up` says, or said, alone; and why none answers."""
+        alike = set(self._alike(space))
+        self._silent_parts |= {part: _Seen(now) for part in alike - self._silent_parts.keys()}
+        for part, seen in list(self._silent_parts.items()):
+            jobs = space.jobs.get(part)
+            why: str | None = None
+            if part in alike:
+                seen.jobs, seen.is_lost = frozenset(space.jobs[part]), False
+                why = self._silence(space.jobs[part])
+            elif jobs is None and part not in self._seen:
+                why = self._why_unscraped(seen, space, now, is_young=is_young)
+            if why is None or len(self._silent_parts) > MAX_PARTS:
+                del self._silent_parts[part]
+            else:
+                yield part, why
+
+    def _alike(self, space: Space) -> Iterator[Part]:
+        """Find parts that the selector selects, and those of a workload and job that is known."""
         pods = {part.pod for part in self._others if part.pod}
         workloads = {
             (_workload(part), job) for part, seen in self._seen.items() for job in seen.jobs
@@ -198,6 +223,7 @@ class Roster:
                 return f"{_first_name(samples)} has neither a pod nor an instance label"
             return f"no up series has the pod, instance and job of {_first_name(samples)}"
         seen.scraped, seen.up, seen.jobs = True, any(jobs.values()), frozenset(jobs)
+        seen.is_lost = seen.is_gone = False
         by_scrape: defaultdict[tuple[str, ...], list[Sample]] = defaultdict(list)
         for sample in samples:
             if jobs.get(sample.labels.get("job", "")):
@@ -214,12 +240,14 @@ class Roster:
         self, seen: _Seen, space: Space, now: float, *, is_young: bool
     ) -> str | None:
         """Say why a part has no `up` any more; None: it is gone."""
-        if is_young:
+        if is_young and not seen.is_gone:
+            seen.is_lost = True
             return "this Prometheus has not scraped it yet"
         others = {job for jobs in space.jobs.values() for job in jobs}
-        if seen.up and now - seen.told_at > EXPIRED_SECONDS and others.isdisjoint(seen.jobs):
+        ran_out = seen.is_lost or (seen.up and now - seen.told_at > EXPIRED_SECONDS)
+        if ran_out and not seen.is_gone and others.isdisjoint(seen.jobs):
             return "its scrapes ended, and Prometheus does not know it to be gone"
-        seen.up = False  # as it is gone, nothing about it can run out any more
+        seen.is_gone = True
         return None
 
     def _silence(self, jobs: Mapping[str, bool]) -> str:

@@ -32,6 +32,7 @@ def draw(seed: int) -> Plan:
     hits = set(Hit) - (LIST_HITS if scraped else PROMETHEUS_HITS)
     hits -= set() if gateway else {Hit.GATEWAY}
     drawn = [hit for hit in Hit if hit in hits]
+    drawn += 2 * [hit for hit in drawn if hit in PROMETHEUS_HITS]
     events = sorted(_events(rng, seconds, drawn), key=_since)
     poll_seconds = rng.choice([5, 10, 15, 15, 30])
     return Plan(
@@ -96,6 +97,6 @@ def _events(rng: random.Random, seconds: float, hits: Sequence[Hit]) -> Iterator
             fate = rng.choice([Fate.GOOD, Fate.GOOD, *Fate]) if hit is Hit.ROLLOUT else Fate.GOOD
             yield Event(hit, since, which=which, fate=fate)
         else:
-            lasts = rng.choice([20, 60, 200, 400, 700]) * rng.uniform(0.8, 1.2)
+            lasts = rng.choice([20, 60, 200, 400, 700, 1500]) * rng.uniform(0.8, 1.2)
             lasts = max(lasts, 2 * LAG_SECONDS) if hit is Hit.LAG else lasts
             yield Event(hit, since, round(since + lasts, 1), which=which)

@@ -21,9 +21,9 @@ I1. No replica that has work is scaled away because something was not known.
   than it asks for: the HPA goes by what it heard before the last sleep, or before the scaler began
   anew.
 
-I2. No value asks for more while work does not grow: a value that asks for more replicas than it
-asked for the last time (and for more than one) must be made of work that was there, see below, at
-its most. What the HPA makes of values within its tolerance is not looked at.
+I2. No value asks for more while work does not grow: a value that asks for more replicas than at the
+reading before (and for more than one) must be made of work that was there, see below, at its most.
+What the HPA makes of values within its tolerance is not looked at.
 
 What work was there: each pod that is listed counts with what it had since its page was due last, at
 least and at most, and if it could not be read or listed meanwhile, with what it had within
@@ -83,7 +83,8 @@ class Judge:
         """How old the newest reading of a page may be that is read all the time."""
         self._stale = trigger.stale_after + self._poll
         self._entries: deque[_Entry] = deque()
-        self._asked: dict[Signal, int] = {}
+        self._decided: dict[Signal, int] = {}
+        """How many replicas each metric asked for at the last reading that gave it a value."""
         self._list_failed_at = self._gateway_failed_at = -math.inf
         self._blind_until = -math.inf
         """Until when a Prometheus that scrapes nobody may show no pod that has come since."""
@@ -159,6 +160,29 @@ class Judge:
             if ends > since and entry.at < until:
                 yield entry, min(ends, until)
 
+    def decided(
+        self, now: float, values: Mapping[Signal, float | None], pages: Mapping[str, Page]
+    ) -> Fault | None:
+        """Look at what the metrics would tell, after every reading; None: no value."""
+        fault = None
+        for metric in self._trigger.metrics:
+            value = values.get(metric.signal)
+            if value is None:
+                continue
+            ask = math.ceil(value / metric.target - PRECISION)
+            before = self._decided.get(metric.signal, 0)
+            self._decided[metric.signal] = ask
+            if ask <= max(1, before):
+                continue
+            most = self._most(now, metric.signal, pages)
+            if ask > math.ceil(most / metric.target - PRECISION):
+                fault = Fault(
+                    now,
+                    f"{metric.signal} asks for {ask} replicas after {before}, "
+                    f"and all work that it can know of is {most:g}, of {metric.target:g} each",
+                )
+        return fault
+
     def asked(
         self,
         now: float,
@@ -166,35 +190,20 @@ class Judge:
         replicas: int,
         pages: Mapping[str, Page],
     ) -> Fault | None:
-        """Look at what the metrics ask for, of which no value stands for a metric that has none.
+        """Look at what the HPA is told, of which no value stands for a metric that has none.
 
         `replicas` are those that must not be given up: none while a cap holds values back.
         """
-        fault = None
         asks = []
         for metric in self._trigger.metrics:
             value = values.get(metric.signal)
             if value is None:
-                continue
-            ask = math.ceil(value / metric.target - PRECISION)
-            asks.append(ask)
-            before = self._asked.get(metric.signal, 0)
-            if ask > max(1, before):
-                most = self._most(now, metric.signal, pages)
-                if ask > math.ceil(most / metric.target - PRECISION):
-                    fault = Fault(
-                        now,
-                        f"{metric.signal} asks for {ask} replicas after {before}, "
-                        f"and all work that it can know of is {most:g}, of {metric.target:g} each",
-                    )
-            self._asked[metric.signal] = ask
-        if fault is None and len(asks) == len(self._trigger.metrics):
-            least = min(self._least(now, pages), replicas)
-            if max(asks) < least:
-                fault = Fault(
-                    now, f"the metrics ask for {max(asks)} replicas where the work needs {least}"
-                )
-        return fault
+                return None
+            asks.append(math.ceil(value / metric.target - PRECISION))
+        least = min(self._least(now, pages), replicas)
+        if max(asks) >= least:
+            return None
+        return Fault(now, f"the metrics ask for {max(asks)} replicas where the work needs {least}")
 
     def _most(self, now: float, signal: Signal, pages: Mapping[str, Page]) -> float:
         """Give the most that the newest readings of what is listed may add up to."""

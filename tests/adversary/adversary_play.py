@@ -207,6 +207,9 @@ class Play:
             self._note_news()
         if self._now >= self._gateway_at:
             self._read_gateway()
+            was_read = True
+        if was_read:
+            self._values(self._target)
         self._push()
 
     def _read_gateway(self) -> None:
@@ -280,14 +283,22 @@ class Play:
         ):
             self._cluster = changed(self._cluster, replicas=1, last_active=self._clock())
 
+    def _values(self, target: Target) -> dict[Signal, float | None]:
+        """Give what each metric would tell now; None: no value."""
+        answers = {m.signal: _answer(target.decision(), m.signal) for m in self._trigger.metrics}
+        values = {
+            signal: answer.total if isinstance(answer, Measured) else None
+            for signal, answer in answers.items()
+        }
+        self._blame(self._judge.decided(self._now, values, self._source.pages))
+        return values
+
     def _sync(self) -> None:
         result, now = self._ask(), self._now
         before = self._cluster.replicas
         values: dict[Signal, float | None] = {m.signal: None for m in self._trigger.metrics}
-        if not isinstance(result.metrics, Failure):
-            for metric in result.metrics:
-                if isinstance(metric.answer, Measured):
-                    values[Signal(metric.name)] = metric.answer.total
+        if self._target is not None:
+            values = self._values(self._target)
         self._played.asked.append((now, values))
         self._cluster = sync_hpa(self._observed(), (result,), self._clock())
         if self._traced:

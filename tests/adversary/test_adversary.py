@@ -18,7 +18,7 @@ WORLDS = int(os.environ.get("ADVERSARY_WORLDS", "60"))
 PARTS = 4
 """Tests that share them, to be run at the same time."""
 
-FAILED_ONCE: tuple[int, ...] = ()
+FAILED_ONCE: tuple[int, ...] = (214, 244, 284, 787, 852, 1094)
 """Seeds of worlds in which the scaler was wrong once."""
 
 ENOUGH = 60

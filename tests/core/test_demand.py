@@ -49,9 +49,9 @@ def failing(name: str, waiting: float, *, at: float = 0.0, ready: bool = True) -
     )
 
 
-def before(total: float, signal: Signal = Signal.QUEUE_DEPTH) -> Memory:
-    """Remember what was reported before."""
-    return Memory(totals={signal: total})
+def before(total: float, signal: Signal = Signal.QUEUE_DEPTH, at: float = 1000.0) -> Memory:
+    """Remember what was reported before, and `at` which time."""
+    return Memory(totals={signal: total}, told_at={signal: at})
 
 
 UNKNOWN = 20.0
@@ -98,8 +98,7 @@ def test_until_it_is_stale_what_was_reported_before_is_repeated(
 def test_what_was_reported_long_before_is_not_repeated() -> None:
     """Between two questions of the HPA it may have been told of requests that were seen twice."""
     pods = snapshot(replica("a", 5, at=12.0), failing("b", 4, at=11.0))
-    lately = replace(before(12), told_at={Signal.QUEUE_DEPTH: 2.0})
-    long_since = replace(before(12), told_at={Signal.QUEUE_DEPTH: 1.0})
+    lately, long_since = before(12, at=2.0), before(12, at=1.0)
 
     assert reported(QUEUE, trigger(), pods, 16.0, lately) == Report(12, is_repeated=True)
     assert isinstance(reported(QUEUE, trigger(), pods, 16.0, long_since), Unmoved)
@@ -492,7 +491,7 @@ def test_what_is_in_flight_may_be_with_replicas_that_cannot_be_read() -> None:
     asks = trigger(**WAKES)
 
     def woken(held: float, *pods: ReplicaReadings, asks: Trigger = asks) -> object:
-        known = Snapshot(pods, 0.0, None, Demand(held, 17, arrived=False, at=UNKNOWN), None)
+        known = Snapshot(pods, UNKNOWN, None, Demand(held, 17, arrived=False, at=UNKNOWN), None)
         memory = replace(before(7), lease_until=99.0)
         return reported(QUEUE, asks, known, UNKNOWN, memory)
 
@@ -502,11 +501,17 @@ def test_what_is_in_flight_may_be_with_replicas_that_cannot_be_read() -> None:
     assert woken(9, failing("a", 7)) == Report(9, waking)
     assert isinstance(woken(0, failing("a", 7)), Unmoved)
     assert isinstance(woken(0, silent("a", 0.0)), Unmoved)
+    unlisted = Snapshot((), None, None, Demand(0, 17, arrived=False, at=UNKNOWN), None)
+    unread = [unlisted, replace(unlisted, listed_at=0.0), replace(unlisted, problem="refused")]
+    for known in unread:
+        memory = replace(Memory(), lease_until=99.0)
+        assert isinstance(reported(QUEUE, asks, known, UNKNOWN, memory), Unmoved)
     keys = {"prometheus": "main", "wakeFrom": "epp", "wakeService": "epp"}
     scraped = parse_trigger(keys, Accepts(frozenset({"main"})))
     assert isinstance(woken(0, loading, asks=scraped), Unmoved)
     twice = [failing(name, 7, at=UNKNOWN - 1, ready=False) for name in "cd"]
-    assert woken(7, *twice) == Report(7, waking), "what they said last is with the gateway by now"
+    assert woken(12, *twice) == Report(12, waking), "what they said last is with the gateway by now"
+    assert isinstance(woken(7, *twice), Unmoved), "no more than there are, and they may have some"
 
 
 def test_while_waking_what_replicas_run_does_not_wait() -> None:

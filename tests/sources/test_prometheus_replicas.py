@@ -215,8 +215,49 @@ def test_what_a_young_prometheus_has_not_scraped_yet_is_not_gone() -> None:
     """It came back with an empty disk, and another target of it has an `up` already."""
     roster = Roster(trigger_of())
     roster.replicas(samples(A, 3), [scrape(A)], NOW)
+    other = scrape({"pod": "x", "instance": "10.0.0.9:9100", "job": "nodes"})
     found = roster.replicas([], [scrape(B)], NOW + 30, is_young=True)
     assert problem(found["a"]) == "this Prometheus has not scraped it yet"
+    roster.replicas([], [other], NOW + 240, is_young=True)
+    assert problem(roster.replicas([], [other], NOW + 300)["a"]).startswith("its scrapes ended")
+    assert list(roster.replicas([], [other, scrape(B)], NOW + 310)) == [], "its job scrapes another"
+    assert list(roster.replicas([], [other], NOW + 320)) == []
+
+
+def test_what_failed_when_prometheus_lost_its_data_is_not_gone() -> None:
+    """It crashed at the last scrape; four minutes later nobody scrapes it yet."""
+    roster = Roster(trigger_of())
+    other = scrape({"pod": "x", "instance": "10.0.0.9:9100", "job": "nodes"})
+    roster.replicas(samples(A, 3), [scrape(A), other], NOW)
+    roster.replicas([], [scrape(A, succeeded=False), other], NOW + 5)
+    roster.replicas([], [other], NOW + 10, is_young=True)
+    assert problem(roster.replicas([], [other], NOW + 300)["a"]).startswith("its scrapes ended")
+
+
+def test_what_loaded_when_prometheus_lost_its_data_is_not_gone() -> None:
+    """A new pod of the workload had nothing but an `up` of 0, and works by now."""
+    roster = Roster(trigger_of())
+    other = scrape({"pod": "x", "instance": "10.0.0.9:9100", "job": "nodes"})
+    old = {"pod": "llama-0", "instance": "10.0.0.1:8000", "job": "vllm"}
+    new = {"pod": "llama-1", "instance": "10.0.0.2:8000", "job": "vllm"}
+    roster.replicas(samples(old, 3), [scrape(old), other], NOW)
+    assert list(roster.replicas([], [scrape(new, succeeded=False), other], NOW + 5)) == ["llama-1"]
+    assert list(roster.replicas([], [other], NOW + 10, is_young=True)) == ["llama-1"]
+    assert roster.loading == {"llama-1"}
+    assert list(roster.replicas([], [other], NOW + 300)) == ["llama-1"]
+    told = samples(new, 3, at=NOW + 304)
+    assert list(roster.replicas(told, [scrape(new), other], NOW + 305)) == ["llama-1"]
+    assert roster.loading == frozenset()
+    assert list(roster.replicas([], [other], NOW + 306)) == []
+
+
+def test_what_was_gone_before_prometheus_lost_its_data_is_gone() -> None:
+    """A model that was put to sleep is not woken by that."""
+    roster = Roster(trigger_of())
+    other = scrape({"pod": "x", "instance": "10.0.0.9:9100", "job": "nodes"})
+    roster.replicas(samples(A, 3), [scrape(A), other], NOW)
+    assert list(roster.replicas([], [other], NOW + 5)) == []
+    assert list(roster.replicas([], [other], NOW + 60, is_young=True)) == []
 
 
 SELECTOR = 'job="vllm"'
