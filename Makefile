@@ -49,7 +49,7 @@ fmt: $(VENV)/dev  ## format, and mend what can be mended
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-fuzz: $(VENV)/dev  ## give parsers and ports what nobody would write, and the scaler 2,000 random worlds; 10 minutes
+fuzz: $(VENV)/dev  ## give parsers and ports what nobody would write, and the scaler 2,000 random worlds; 15 minutes
 	ADVERSARY_WORLDS=2000 $(BIN)/pytest tests/adversary -n 2 --timeout 0
 	$(BIN)/pytest tests/fuzz -n 2 --hypothesis-profile fuzz --timeout 0
 
