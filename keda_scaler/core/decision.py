@@ -177,7 +177,7 @@ def ask(memory: Memory, view: View, decision: Decision) -> Memory:
     }
     totals = {signal: total_of(view, answer.number) for signal, answer in reported.items()}
     new = {signal: view.now for signal, answer in reported.items() if not answer.is_repeated}
-    memory = replace(memory, told_at={**memory.told_at, **new})
+    memory = replace(memory, reported_at={**memory.reported_at, **new})
     return waking.ask(memory, view, decision.wanted, totals)
 
 
@@ -338,7 +338,7 @@ def _until(view: View, memory: Memory) -> float:
     """Find the next instant at which time alone may change the decision."""
     trigger, snapshot = view.trigger, view.snapshot
     instants = [memory.asked_at + trigger.cold_start_seconds]
-    instants += (at + trigger.stale_after for at in memory.told_at.values())
+    instants += (at + trigger.stale_after for at in memory.reported_at.values())
     if snapshot.listed_at is not None:
         instants.append(snapshot.listed_at + trigger.stale_after)
     if snapshot.demand is not None:

@@ -225,8 +225,8 @@ def _in_spite_of(
     """
     if found.is_complete and found.known:
         return Report(found.low)
-    told_at = memory.told_at.get(metric.signal, view.now)
-    is_replayed = not found.lapsed and not found.awaited and view.is_fresh(told_at)
+    reported_at = memory.reported_at.get(metric.signal, view.now)
+    is_replayed = not found.lapsed and not found.awaited and view.is_fresh(reported_at)
     if not found.known and not (found.told and is_replayed):
         return Missing(found.problem or _first_problem(metric, view))
     before = memory.totals.get(metric.signal)

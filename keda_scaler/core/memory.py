@@ -43,7 +43,7 @@ class Memory(Struct, frozen=True, gc=False):
     """What each metric reported last, as a sum over replicas: it stays asked for until something
     says less."""
 
-    told_at: Mapping[Signal, float] = field(default_factory=dict)
+    reported_at: Mapping[Signal, float] = field(default_factory=dict)
     """When each did that for its own sake, and not to repeat it, in monotonic seconds."""
 
     held: float = 0.0

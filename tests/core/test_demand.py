@@ -51,7 +51,7 @@ def failing(name: str, waiting: float, *, at: float = 0.0, ready: bool = True) -
 
 def before(total: float, signal: Signal = Signal.QUEUE_DEPTH, at: float = 1000.0) -> Memory:
     """Remember what was reported before, and `at` which time."""
-    return Memory(totals={signal: total}, told_at={signal: at})
+    return Memory(totals={signal: total}, reported_at={signal: at})
 
 
 UNKNOWN = 20.0
