@@ -51,26 +51,15 @@ async def is_known(prometheus: Prometheus, pin: Pin, namespace: str, trigger: Tr
         SourceError: when Prometheus does not answer.
 
     """
-    wanted = {matcher.name for matcher in trigger.selector}
-    what = "replicas" if trigger.by_queries else _whose(trigger)
+    wanted = {matcher.name for matcher in trigger.selector} | {"namespace"}
     if trigger.by_queries:
-        name, labels = '"up"', wanted
-    else:
-        names = engines.names(trigger.engine, latencies=False)
-        name = f"~{quote('|'.join(sorted(names)))}"
-        models = {each.model_label for each in engines.dialects(trigger.engine)}
-        labels = wanted | {"__name__"} | {each for each in models if each is not None}
-    by = ",".join(sorted(labels | {"namespace"}))
-    found = await _ask(
-        prometheus,
-        pin,
-        f"group by ({by}) (last_over_time("
-        f"{{__name__={name},namespace={quote(namespace)}}}[{WEEK}]))",
-    )
-    if trigger.by_queries:
+        found = await _ask(prometheus, pin, _of_a_week(wanted, '"up"', namespace))
         if any(all(each.matches(s.labels) for each in trigger.selector) for s in found):
             return ""
     else:
+        name = f"~{quote('|'.join(sorted(engines.names(trigger.engine, latencies=False))))}"
+        wanted |= {"__name__"} | _model_labels(trigger)
+        found = await _ask(prometheus, pin, _of_a_week(wanted, name, namespace))
         space = Space(namespace, [trigger.engine])
         for sample in found:
             space.add(sample)
@@ -78,23 +67,36 @@ async def is_known(prometheus: Prometheus, pin: Pin, namespace: str, trigger: Tr
         if selected.concerned(trigger.engine, trigger.model):
             return ""
         if selected.concerned(trigger.engine, None):
-            label = {each.model_label for each in engines.dialects(trigger.engine)}
-            return f"no series of model {_near_model(found, trigger, label)}"
+            return f"no series of model {_near_model(found, trigger)}"
         found = [each for each in found if engines.shown(each, trigger.engine)]
     wrong = _wrong_matcher(trigger.selector, found)
     if wrong is not None:
-        return f"no series of {what} has {wrong}"
-    return (
-        f"no series of {what} within a week{await _elsewhere(prometheus, pin, namespace, trigger)}"
-    )
+        return f"no series of {_whose(trigger)} has {wrong}"
+    elsewhere = await _elsewhere(prometheus, pin, namespace, trigger)
+    return f"no series of {_whose(trigger)} within a week{elsewhere}"
+
+
+def _of_a_week(labels: Collection[str], name: str, namespace: str) -> str:
+    """Write the query for all values of labels that series of a name had within a week."""
+    series = f"{{__name__={name},namespace={quote(namespace)}}}[{WEEK}]"
+    return f"group by ({','.join(sorted(labels))}) (last_over_time({series}))"
+
+
+def _model_labels(trigger: Trigger) -> set[str]:
+    """Give the labels in which the engine that a trigger names, or any, has the model."""
+    labels = {each.model_label for each in engines.dialects(trigger.engine)}
+    return {each for each in labels if each is not None}
 
 
 def _whose(trigger: Trigger) -> str:
+    if trigger.by_queries:
+        return "replicas"
     return "a known engine" if trigger.engine == "auto" else trigger.engine
 
 
-def _near_model(found: Iterable[Sample], trigger: Trigger, labels: Collection[str | None]) -> str:
-    models = {each.labels.get(label or "", "") for each in found for label in labels} - {""}
+def _near_model(found: Iterable[Sample], trigger: Trigger) -> str:
+    labels = _model_labels(trigger)
+    models = {each.labels.get(label, "") for each in found for label in labels} - {""}
     return f"{trigger.model!r}; there are: {_nearest(str(trigger.model), models)}"
 
 
