@@ -431,7 +431,7 @@ async def test_targets_share_a_prometheus_until_the_last_is_done(fake: FakeProme
         reading(source, "models", trigger_of()) as one,
         reading(source, "models", trigger_of()) as two,
     ):
-        await until(lambda: one.listings and two.listings)
+        await until(lambda: one.listings and two.listings and polls)
         assert len(source._shared) == 1
     assert not source._shared
     assert set(polls) == {("prometheus", "ok")}
