@@ -17,6 +17,7 @@ from kubernetes_asyncio import client as kubernetes
 
 import e2e_cluster
 from keda_scaler.app import App
+from keda_scaler.core import reports as core
 from keda_scaler.core.trigger import Accepts, parse_trigger
 from keda_scaler.keda.scaledobject import parse_scaled_object
 from keda_scaler.settings import load_settings
@@ -83,6 +84,7 @@ async def test_the_scene_is_played_to_its_end(
     }.items():
         monkeypatch.setenv(f"KEDA_SCALER_E2E_{name}", text)
     monkeypatch.setattr(e2e_cluster, "Plan", quick)
+    monkeypatch.setattr(core, "YOUNG_SECONDS", 1.0)
 
     await e2e_cluster.test_from_zero_to_several_and_back()
 

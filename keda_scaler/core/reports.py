@@ -8,7 +8,7 @@ Rules
    remembered, the others' zeros prove nothing. Nor do they while a report is lost, because who
    keeps them lost their data: for as long as it had promised to hold.
 4. Who began to keep reports a moment ago may have lost any. Zeros prove nothing until all who
-   report at least every minute had their turn.
+   report at least every 30 s had their turn.
 
 Times are monotonic seconds of whoever keeps the reports.
 """
@@ -35,7 +35,7 @@ SILENT_SECONDS = 300.0
 """How long a reporter that fell silent with requests is remembered: a pod that crashed is back by
 then, and one that is gone for good does not keep a model awake for ever."""
 
-YOUNG_SECONDS = 60.0
+YOUNG_SECONDS = 30.0
 """For so long whoever keeps reports is new to them: it may have lost what was stated before."""
 
 SWEEP_SECONDS = 10.0

@@ -261,7 +261,7 @@ SCALER = (
     _busy("scaler-killed", "The scaler is killed, and is back after a minute.", Hits.SCALER, 1),
     Row(
         name="scaler-killed-reports",
-        what="A batch states its requests every minute, beside a gateway that reports zero "
+        what="A batch states its requests every 30 s, beside a gateway that reports zero "
         "(`engine: reports`); the scaler that keeps reports itself is killed, and is back after "
         "5 seconds.",
         scene=Scene(
@@ -270,7 +270,7 @@ SCALER = (
             load=_BUSY,
             faults=(Fault(Hits.SCALER, START, START + 5),),
             keys={"engine": "reports"},
-            stated_at=tuple(range(-5, 300, 60)),
+            stated_at=tuple(range(-5, 300, 30)),
         ),
     ),
     _ending(
