@@ -229,7 +229,9 @@ async def test_a_client_that_goes_away_leaves_its_place() -> None:
 
 def test_interrupt() -> None:
     """Ctrl-C ends it cleanly with exit code 130; the scaler's own reasons were told until then."""
-    command = "from keda_scaler.cli import main; main()"
+    # What runs in a shell's background ignores Ctrl-C, and all that it starts does.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = f"{heard}; from keda_scaler.cli import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", command, "demo"],
         stdout=subprocess.PIPE,
