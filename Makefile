@@ -30,7 +30,9 @@ demo: $(VENV)/runtime  ## install, and watch a model scale from 0 to N and back
 	@exec $(BIN)/keda-scaler demo
 
 test: check tools  ## install everything, and run all that CI runs
-	$(BIN)/coverage run -m pytest tests/core tests/engines tests/gateways
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2 tests/core tests/engines tests/gateways
+	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 	rm -rf $(WHEEL) && $(PIP) install --no-deps --no-build-isolation --no-index --target $(WHEEL) .
 	PYTHONPATH=$(WHEEL) $(BIN)/pytest -n 4 --dist loadgroup $(FIRST) tests --ignore tests/core --ignore tests/engines --ignore tests/gateways

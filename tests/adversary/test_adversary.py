@@ -14,7 +14,7 @@ from adversary_play import Play
 from keda_scaler.core import decision, demand
 from keda_scaler.core.decision import Reason, State
 
-WORLDS = int(os.environ.get("ADVERSARY_WORLDS", "60"))
+WORLDS = int(os.environ.get("ADVERSARY_WORLDS", "40"))
 PARTS = 4
 """Tests that share them, to be run at the same time."""
 
