@@ -156,13 +156,23 @@ async def _through_prometheus(count: int, url: str, options: Options, place: Pla
             found = await scaler.queue(fleet[pod])
             if found != queue_of(pod):
                 raise UpstreamError(f"{fleet[pod].name} has {found} requests, not {queue_of(pod)}")
-        before = rounds = await scaler.next_read("prometheus", options.poll_seconds)
-        asked, began = await queries(url, place.session), _Since(server)
+        before, asked = await _counted(scaler, url, place, options)
+        began = _Since(server)
         async with _probed(scaler, fleet[0]) as times:
+            rounds = before
             while rounds.count < before.count + options.rounds:
-                rounds = await scaler.next_read("prometheus", options.poll_seconds)
-        asked = await queries(url, place.session) - asked
-        return _result("prometheus", count, rounds.since(before), began, times, asked)
+                rounds, asked_then = await _counted(scaler, url, place, options)
+        gained = rounds.since(before)
+        return _result("prometheus", count, gained, began, times, asked_then - asked)
+
+
+async def _counted(scaler: Scaler, url: str, place: Place, options: Options) -> tuple[Reads, int]:
+    """Wait for a round to end, and count the rounds and the queries so far, none in between."""
+    while True:
+        rounds = await scaler.next_read("prometheus", options.poll_seconds)
+        asked = await queries(url, place.session)
+        if (await scaler.reads("prometheus")).count == rounds.count:
+            return rounds, asked
 
 
 async def _pages(fleet: Server, options: Options, place: Place) -> Result:
