@@ -189,8 +189,10 @@ def _problem(view: View, replica: ReplicaReadings, signal: Signal) -> str:
 def _held_back(view: View, replicas: Sequence[ReplicaReadings]) -> float:
     """Say how many requests the gateway holds, but for those that replicas got since it told."""
     demand, before = view.demand, view.snapshot.beside
-    if demand is None or not demand.held or before is None:
-        return 0.0 if demand is None else demand.held
+    if demand is None or not demand.held:
+        return 0.0
+    if before is None:
+        return demand.held
     values = ((each, view.value(each, Signal.CONCURRENCY)) for each in replicas)
     got = sum(
         max(0.0, value.number - before.get(each.replica.name, 0.0))

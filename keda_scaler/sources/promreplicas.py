@@ -240,12 +240,13 @@ class Roster:
         self, seen: _Seen, space: Space, now: float, *, is_young: bool
     ) -> str | None:
         """Say why a part has no `up` any more; None: it is gone."""
-        if is_young and not seen.is_gone:
+        if seen.is_gone:
+            return None
+        if is_young:
             seen.is_lost = True
             return "this Prometheus has not scraped it yet"
-        others = {job for jobs in space.jobs.values() for job in jobs}
         ran_out = seen.is_lost or (seen.up and now - seen.told_at > EXPIRED_SECONDS)
-        if ran_out and not seen.is_gone and others.isdisjoint(seen.jobs):
+        if ran_out and all(seen.jobs.isdisjoint(jobs) for jobs in space.jobs.values()):
             return "its scrapes ended, and Prometheus does not know it to be gone"
         seen.is_gone = True
         return None

@@ -68,8 +68,17 @@ def pause(poll_seconds: float, failures: int) -> float:
     """
     if not failures:
         return poll_seconds * random.uniform(0.9, 1.1)
-    longest = min(MAX_BACKOFF_SECONDS, 2.0 ** min(failures - 1, 10))
-    return longest * random.uniform(0.5, 1.0)
+    return longest_pause(failures) * random.uniform(0.5, 1.0)
+
+
+def longest_pause(failures: int) -> float:
+    """Say how long the pause after that many failures in a row is at most, in seconds."""
+    return min(MAX_BACKOFF_SECONDS, 2.0 ** min(failures - 1, 10))
+
+
+def window_of(trigger: Trigger) -> int:
+    """Say how old samples are asked for, in seconds."""
+    return math.ceil(max(trigger.stale_after, 2 * trigger.poll_seconds))
 
 
 class Target:
@@ -156,7 +165,7 @@ class Rounds:
         self._prometheus = prometheus
         self._poll_seconds = like.poll_seconds
         self._stale_after = like.stale_after
-        self._window = math.ceil(max(like.stale_after, 2 * like.poll_seconds))
+        self._window = window_of(like)
         self._clock = clock
         self._record = record
         self._asker = Asker(prometheus, clock)

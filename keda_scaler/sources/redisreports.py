@@ -88,7 +88,7 @@ _STATE = """
 -- ARGV: the message for the channel, the caps on reporters, on ScaledObjects and on those of a
 -- namespace, how long silence is remembered in ms; then per hash the number of its reports, and of
 -- each: reporter, waiting, running, ms until it expires.
-local index, message, count = KEYS[1], ARGV[1], #KEYS / 2 - 1
+local index, mark, message, count = KEYS[1], KEYS[2], ARGV[1], #KEYS / 2 - 1
 local max_reporters, max_reported = tonumber(ARGV[2]), tonumber(ARGV[3])
 local max_of_namespace, silent = tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = redis.call('TIME')
@@ -143,8 +143,8 @@ end
 if reported > max_reported then return {'reported'} end
 if crowded then return {'crowded', crowded} end
 
-if #redis.call('HGETALL', KEYS[2]) == 0 then
-  redis.call('HSET', KEYS[2], 'ms', string.format('%.0f', now))
+if #redis.call('HGETALL', mark) == 0 then
+  redis.call('HSET', mark, 'ms', string.format('%.0f', now))
 end
 for i = 3, count + 2 do
   local gone, stated, last = unpack(changes[i])
@@ -156,7 +156,7 @@ for i = 3, count + 2 do
   end_with_last_of(KEYS[i + count], KEYS[i + count])
 end
 end_with_last_of(index, index)
-end_with_last_of(index, KEYS[2])
+end_with_last_of(index, mark)
 redis.call('PUBLISH', index, message)
 return {}
 """

@@ -40,6 +40,7 @@ from adversary_plan import LIST_HITS, PROMETHEUS_HITS, Event, Hit, Plan, Work
 from adversary_pods import Pod
 from adversary_source import Page, Source
 from adversary_world import World
+from keda_scaler.core.demand import whole
 from keda_scaler.core.signals import Signal
 from keda_scaler.sources.pages import PAGE_SECONDS
 
@@ -169,13 +170,13 @@ class Judge:
             value = values.get(metric.signal)
             if value is None:
                 continue
-            ask = math.ceil(value / metric.target - PRECISION)
+            ask = whole(value / metric.target)
             before = self._decided.get(metric.signal, 0)
             self._decided[metric.signal] = ask
             if ask <= max(1, before):
                 continue
             most = self._most(now, metric.signal, pages)
-            if ask > math.ceil(most / metric.target - PRECISION):
+            if ask > whole(most / metric.target):
                 fault = Fault(
                     now,
                     f"{metric.signal} asks for {ask} replicas after {before}, "
@@ -199,7 +200,7 @@ class Judge:
             value = values.get(metric.signal)
             if value is None:
                 return None
-            asks.append(math.ceil(value / metric.target - PRECISION))
+            asks.append(whole(value / metric.target))
         least = min(self._least(now, pages), replicas)
         if max(asks) >= least:
             return None
@@ -222,7 +223,7 @@ class Judge:
                     least += min(loads)
                 elif now - page.heard_at < hold:
                     least += min(*loads, max(metric.target, page.said.get(metric.signal, 0.0)))
-            needs.append(math.ceil(least / metric.target - PRECISION))
+            needs.append(whole(least / metric.target))
         return min(max(needs), self._plan.maximum)
 
     def _seen(

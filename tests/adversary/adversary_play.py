@@ -21,7 +21,7 @@ from adversary_service import ServiceSource
 from adversary_source import Source
 from adversary_world import World
 from keda_scaler.core.decision import Decision, Reported, State, Unavailable
-from keda_scaler.core.demand import CAPPED
+from keda_scaler.core.demand import CAPPED, whole
 from keda_scaler.core.readings import Demand
 from keda_scaler.core.signals import Signal
 from keda_scaler.keda.client import Failure, Measured, MetricResult, TriggerResult
@@ -97,7 +97,7 @@ class Played:
         targets = {metric.signal: metric.target for metric in plan.trigger.metrics}
         return max(
             (
-                math.ceil(value / targets[signal] - 1e-6)
+                whole(value / targets[signal])
                 for at, values in self.asked
                 for signal, value in values.items()
                 if value is not None and at >= since
@@ -284,7 +284,7 @@ class Play:
             self._cluster = changed(self._cluster, replicas=1, last_active=self._clock())
 
     def _values(self, target: Target) -> dict[Signal, float | None]:
-        """Give what each metric would tell now; None: no value."""
+        """Have what each metric would tell now judged, and give it; None: no value."""
         answers = {m.signal: _answer(target.decision(), m.signal) for m in self._trigger.metrics}
         values = {
             signal: answer.total if isinstance(answer, Measured) else None

@@ -17,22 +17,17 @@ from adversary_world import World
 from keda_scaler.core.readings import Replica, Value
 from keda_scaler.core.signals import Signal
 from keda_scaler.core.trigger import Trigger
-from keda_scaler.engines.samples import Sample
 from keda_scaler.engines.spaces import Space
 from keda_scaler.errors import SourceError
 from keda_scaler.sources.promapi import SETTLED_SECONDS, Pin
 from keda_scaler.sources.promnames import LOOK_SECONDS
-from keda_scaler.sources.promrounds import MAX_BACKOFF_SECONDS
 from keda_scaler.sources.promrounds import Target as Reader
+from keda_scaler.sources.promrounds import longest_pause, window_of
 from keda_scaler.sources.sink import Answer
 from keda_scaler.store import Target
+from prometheus_samples import LOOKBACK_SECONDS, NAMESPACE, series, up, up_elsewhere
 
-NAMESPACE = "default"
-LOOKBACK_SECONDS = 300.0
-"""For so long Prometheus gives the last sample of a series that nobody ended."""
-
-_OTHER = {"pod": "exporter-0", "instance": "exporter-0", "job": "nodes"}
-_HALF_BEFORE = 0.4
+FIRST_SCRAPE, FIRST_ROUND = 0.4, 0.5
 """Scrapes are a little before the rounds."""
 
 
@@ -46,8 +41,6 @@ class _Scraped:
 
     samples: dict[str, tuple[float, float]] = field(default_factory=dict)
     """The newest number of each family, and when it was scraped."""
-
-    had_series: bool = False
 
 
 class _Sink:
@@ -75,13 +68,13 @@ class PrometheusSource(Source):
     def __init__(self, world: World, trigger: Trigger, log: Callable[[str], None]) -> None:
         super().__init__(world, trigger, log)
         self._every = world.plan.scraped_every or math.inf
-        self._scrape_at = _HALF_BEFORE
+        self._scrape_at = FIRST_SCRAPE
         self._scraped: dict[str, _Scraped] = {}
         self._was_right = False
         """Whether it ever had series of the engine."""
         settled = int((SETTLED_SECONDS + LOOKBACK_SECONDS) / self._every) + 2
         self._alive: deque[float] = deque(
-            (_HALF_BEFORE - each * self._every for each in range(settled, 0, -1)), maxlen=settled
+            (FIRST_SCRAPE - each * self._every for each in range(settled, 0, -1)), maxlen=settled
         )
         """When it scraped anything, lately."""
         self._lost: set[object] = set()
@@ -94,7 +87,7 @@ class PrometheusSource(Source):
         """See `Source.begin`."""
         super().begin(target, now)
         self._reader = Reader(NAMESPACE, self._trigger, _Sink(self, target))  # type: ignore[arg-type]  # all that it uses
-        self._round_at, self._failures = now + 0.5, 0
+        self._round_at, self._failures = now + FIRST_ROUND, 0
 
     def end(self) -> None:
         """See `Source.end`."""
@@ -127,7 +120,7 @@ class PrometheusSource(Source):
             self._round(self._reader, now)
         except SourceError as error:
             self._failures += 1
-            pause = min(MAX_BACKOFF_SECONDS, 2.0 ** (self._failures - 1))
+            pause = longest_pause(self._failures)
             self._target.unlisted(str(error))
         else:
             self._failures, pause = 0, self._trigger.poll_seconds
@@ -173,7 +166,7 @@ class PrometheusSource(Source):
                 known.samples |= {family: (number, now) for family, number in _families(readings)}
                 served = None if answer is None or answer[1] is None else answer[1].served
                 known.samples["vllm:prompt_tokens_total"] = (served or 0.0, now)
-                known.had_series = self._was_right = True
+                self._was_right = True
 
     def _round(self, reader: Reader, now: float) -> None:
         """Be one round.
@@ -187,7 +180,7 @@ class PrometheusSource(Source):
         pin, at = self._pin(now), monotonic(now)
         trigger = self._trigger
         pin.check(trigger.stale_after, at)
-        window = math.ceil(max(trigger.stale_after, 2 * trigger.poll_seconds))
+        window = window_of(trigger)
         if at - reader.listed_at > window:
             reader.roster.remember(self._space(now, math.inf, past=True), at)
         space = self._space(now, window)
@@ -213,17 +206,15 @@ class PrometheusSource(Source):
     def _space(self, now: float, window: float, *, past: bool = False) -> Space:
         """Give what Prometheus has of the last seconds, of what is scraped; or of a week."""
         space = Space(NAMESPACE, [self._trigger.engine])
-        space.add_scrape(Sample("up", _OTHER, 1.0, monotonic(now)))
+        space.add_scrape(up_elsewhere(monotonic(now)))
         for name, scraped in self._scraped.items():
-            labels = {"namespace": NAMESPACE, "pod": name, "instance": name, "job": "vllm"}
             is_there = now - scraped.at < LOOKBACK_SECONDS
             if is_there:
-                space.add_scrape(Sample("up", labels, float(scraped.up), monotonic(scraped.at)))
+                space.add_scrape(up(name, monotonic(scraped.at), succeeded=scraped.up))
             if not past or is_there:
-                own = labels | {"model_name": "llama", "engine": "0"}
                 for family, (number, at) in scraped.samples.items():
                     if now - at <= window:
-                        space.add(Sample(family, own, number, monotonic(at)))
+                        space.add(series(name, family, number, monotonic(at)))
         return space
 
 

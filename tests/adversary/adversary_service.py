@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
-from adversary_plan import Hit
+from adversary_plan import LIST_HITS, Hit
 from adversary_source import Page, Source, monotonic
 from adversary_world import Answer, World
 from keda_scaler import engines
@@ -12,7 +12,7 @@ from keda_scaler.sources.enginepages import backoff
 from keda_scaler.sources.pages import PAGE_SECONDS
 from keda_scaler.store import Target
 
-_LIST_HITS = (Hit.UNLISTED, Hit.HALF_OPEN, Hit.LAG, Hit.API)
+_UNLISTED = LIST_HITS | {Hit.API}
 _HANGS = f"no answer within {PAGE_SECONDS:g} s"
 
 
@@ -110,7 +110,7 @@ class ServiceSource(Source):
             page = self.pages[name]
             page.heard(readings, now, now)
             page.due = now + backoff(self._trigger.poll_seconds, page.failures)
-        is_listed = not any(self._world.find(hit) for hit in _LIST_HITS)
+        is_listed = not any(self._world.find(hit) for hit in _UNLISTED)
         if is_listed and answers.keys() == self.pages.keys():
             self._list(target, now, alone=False)
             listed = {each.name: each for each in self._world.listing(now)}

@@ -29,7 +29,7 @@ class Page:
     """What it said then."""
 
     def heard(self, readings: Readings, now: float, at: float) -> None:
-        """Take an answer that was given at `at`."""
+        """Note an answer, which the page gave at `at`."""
         if any(isinstance(reading, Missing) for reading in readings.values()):
             self.failures, self.failed_at = self.failures + 1, now
             return

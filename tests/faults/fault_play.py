@@ -26,6 +26,7 @@ from keda_scaler.rpc.convert import to_activity, to_metrics
 from keda_scaler.sources import promrounds
 from keda_scaler.sources.reports import _tell_replica
 from keda_scaler.store import Store, Target
+from prometheus_samples import NAMESPACE
 
 KEDA_TRIGGER = KedaTrigger(0, "external-push", METADATA)
 SCALED_OBJECT = ScaledObject("llama", max_replica_count=10, triggers=(KEDA_TRIGGER,))
@@ -275,8 +276,7 @@ class Play:
         self._scalers.begin(self._trigger, self._clock)
         self._began = second or -LONG_SECONDS
         self._rounds = [
-            promrounds.Target(fault_prometheus.NAMESPACE, self._trigger, target)
-            for target in self._scalers.targets
+            promrounds.Target(NAMESPACE, self._trigger, target) for target in self._scalers.targets
         ]
         return True
 

@@ -8,11 +8,7 @@ from keda_scaler.engines.samples import Sample
 from keda_scaler.engines.spaces import Space
 from keda_scaler.sources.promapi import SETTLED_SECONDS, Pin
 from keda_scaler.sources.promrounds import Target
-
-NAMESPACE = "default"
-_OTHER = {"pod": "exporter-0", "instance": "exporter-0", "job": "nodes"}
-_LOOKBACK = 300
-"""For so many seconds `up` stands after the last scrape, unless Prometheus ends it."""
+from prometheus_samples import LOOKBACK_SECONDS, NAMESPACE, series, up, up_elsewhere
 
 
 def tell(target: Target, world: World, second: int, now: float) -> None:
@@ -36,26 +32,24 @@ def _pin(scene: Scene, second: int, now: float) -> Pin:
 
 def _samples(world: World, second: int, now: float) -> list[Sample]:
     scene = world.scene
-    found = [Sample("up", _OTHER, 1.0, now)]
+    found = [up_elsewhere(now)]
     if scene.fault(Hits.DISK, second):
         return found
     unscraped = scene.fault(Hits.SCRAPES, second)
-    if unscraped is not None and second >= unscraped.since + _LOOKBACK:
+    if unscraped is not None and second >= unscraped.since + LOOKBACK_SECONDS:
         return found
     down = scene.fault(Hits.PAGES, second)
     renamed = scene.fault(Hits.FAMILIES, second)
     for name, (readings, _) in world.pages(second, now).items():
-        labels = {"namespace": NAMESPACE, "pod": name, "instance": name, "job": "vllm"}
         work, queue = readings[Signal.CONCURRENCY], readings[Signal.QUEUE_DEPTH]
         answers = isinstance(work, Value) and isinstance(queue, Value) and down is None
-        found.append(Sample("up", labels, float(answers), now))
+        found.append(up(name, now, succeeded=answers))
         if answers and unscraped is None and renamed is None:
-            own = labels | {"model_name": "llama", "engine": "0"}
             assert isinstance(work, Value)
             assert isinstance(queue, Value)
             running = work.number - queue.number
             found += [
-                Sample("vllm:num_requests_waiting", own, queue.number, now),
-                Sample("vllm:num_requests_running", own, running, now),
+                series(name, "vllm:num_requests_waiting", queue.number, now),
+                series(name, "vllm:num_requests_running", running, now),
             ]
     return found
